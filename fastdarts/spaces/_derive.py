@@ -1,0 +1,127 @@
+"""From mixing weights to a genotype: quark0's rule."""
+
+from __future__ import annotations
+
+import math
+import operator
+import struct
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastdarts.errors import UserError
+from fastdarts.spaces._genotype import CellGenotype, Genotype
+from fastdarts.spaces._space import CellSpace, Space
+
+__all__ = ["derive"]
+
+
+def derive(
+    space: Space,
+    weights: Mapping[str, Any],
+    *,
+    layers: int | None = None,
+    edge_weights: Mapping[str, Any] | None = None,
+) -> Genotype:
+    """Keep the strongest edges of every node and the strongest operator of every edge.
+
+    With ``v[e, k] = w[e, k] * beta[e]`` (beta = 1 without edge weights) an edge is as strong as its strongest
+    operator besides ``none``. A node keeps its ``space.keep`` strongest edges, the strongest first; of equal edges the
+    earlier source wins, of equal operators the earlier column. Where the edges are fixed all stay in their order.
+
+    quark0/darts and PC-DARTS decide in float32. Weights that are all float32 numbers, in whatever container, are
+    therefore multiplied as float32, so that rounding makes and breaks the same ties; others as float64.
+
+    Args:
+        space: the search space.
+        weights: architecture key -> mixing weights w [edges, >= primitives of the edge], after softmax or any other
+            relaxation; arrays, tensors on any device, or nested sequences. Columns beyond an edge's are padding.
+        layers: number of cells; None takes the space's own.
+        edge_weights: architecture key -> beta [edges], or None.
+
+    Returns:
+        The genotype.
+
+    Raises:
+        UserError: a missing or foreign key, a wrong number of rows or columns, a weight that is not finite.
+
+    Source: DARTS, arXiv 1806.09055, section 2.4; PC-DARTS, arXiv 1907.05737, section 3.3 (facts sections 1 and 3).
+    """
+    keys = space.arch_keys(layers)
+    for name, given in (("weights", weights), ("edge_weights", edge_weights)):
+        if given is not None and set(given) != set(keys):
+            raise UserError(f"{name} for {', '.join(given) or 'nothing'}", f"for {', '.join(keys)}")
+    cells = {}
+    for key in keys:
+        cell = space.cell(key, layers)
+        rows = _rows(key, cell, weights[key])
+        if edge_weights is not None:
+            rows = _weighted(rows, _betas(key, cell, edge_weights[key]))
+        nodes = tuple(_node(cell, rows, node, space.keep) for node in cell.states)
+        cells[key] = CellGenotype(nodes, cell.concat, cell.inputs)
+    return Genotype(cells)
+
+
+def _node(cell: CellSpace, rows: list[list[float]], node: int, keep: int | None) -> tuple[tuple[str, int], ...]:
+    best = {}
+    for edge in cell.into(node):
+        names = cell.edges[edge].primitives
+        best[edge] = max((k for k, name in enumerate(names) if name != "none"), key=rows[edge].__getitem__)
+    kept = list(best)
+    if keep is not None:
+        kept = sorted(best, key=lambda edge: -rows[edge][best[edge]])[:keep]
+    return tuple((cell.edges[edge].primitives[best[edge]], cell.edges[edge].source) for edge in kept)
+
+
+def _plain(values: Any) -> Any:
+    tolist = getattr(values, "tolist", None)
+    if tolist is not None:
+        return tolist()
+    return [_plain(value) for value in values] if isinstance(values, Sequence) else float(values)
+
+
+def _rows(key: str, cell: CellSpace, weights: Any) -> list[list[float]]:
+    rows = _plain(weights)
+    if not isinstance(rows, list) or len(rows) != len(cell.edges) or not all(isinstance(row, list) for row in rows):
+        got = f"{len(rows)} rows" if isinstance(rows, list) else "one number"
+        raise UserError(f"{got} of weights for {key}", f"{len(cell.edges)} rows, one per edge")
+    cut = []
+    for edge, row in zip(cell.edges, rows, strict=True):
+        if len(row) < len(edge.primitives):
+            raise UserError(
+                f"{len(row)} weights on edge {edge.source} -> {edge.node} of {key}",
+                f"at least {len(edge.primitives)}, one per primitive",
+            )
+        cut.append([_finite(key, value) for value in row[: len(edge.primitives)]])
+    return cut
+
+
+def _betas(key: str, cell: CellSpace, weights: Any) -> list[float]:
+    betas = _plain(weights)
+    if not isinstance(betas, list) or len(betas) != len(cell.edges):
+        raise UserError(f"edge weights of the wrong shape for {key}", f"{len(cell.edges)} numbers, one per edge")
+    return [_finite(key, beta) for beta in betas]
+
+
+def _finite(key: str, value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise UserError(f"a weight of {key} is {number}", "finite mixing weights", "look for a diverged search")
+    return number
+
+
+def _weighted(rows: list[list[float]], betas: list[float]) -> list[list[float]]:
+    single = all(map(_is_float32, betas)) and all(map(_is_float32, (value for row in rows for value in row)))
+    # The product of two float32 numbers is exact in float64, so rounding it once is float32 multiplication.
+    multiply = (lambda v, beta: _to_float32(v * beta)) if single else operator.mul
+    return [[multiply(v, beta) for v in row] for row, beta in zip(rows, betas, strict=True)]
+
+
+def _to_float32(value: float) -> float:
+    try:
+        return float(struct.unpack("<f", struct.pack("<f", value))[0])
+    except OverflowError:
+        return math.copysign(math.inf, value)
+
+
+def _is_float32(value: float) -> bool:
+    return _to_float32(value) == value

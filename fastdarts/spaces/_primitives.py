@@ -1,0 +1,75 @@
+"""Primitives as data: the operators that an edge can carry, by their names in the field."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+__all__ = ["PRIMITIVES", "Primitive", "nearest"]
+
+
+@dataclass(frozen=True)
+class Primitive:
+    """One operator by name, without weights or code.
+
+    Args:
+        name: the field's own name, as quark0/darts writes it.
+        family: none, skip, pool, sep_conv, dil_conv, conv, noise, or activation (recurrent cells only).
+        kernel: side of the window in pixels; 1 where there is none.
+        dilation: distance in pixels between neighbouring taps of the window.
+    """
+
+    name: str
+    family: str
+    kernel: int = 1
+    dilation: int = 1
+
+    @property
+    def parameter_free(self) -> bool:
+        """Whether the operator has no weights at stride 1 (a skip at stride 2 is a factorised reduction)."""
+        return self.family in ("none", "skip", "pool", "noise", "activation")
+
+
+_TABLE = (
+    Primitive("none", "none"),
+    Primitive("max_pool_3x3", "pool", 3),
+    Primitive("avg_pool_3x3", "pool", 3),
+    Primitive("skip_connect", "skip"),
+    Primitive("sep_conv_3x3", "sep_conv", 3),
+    Primitive("sep_conv_5x5", "sep_conv", 5),
+    Primitive("sep_conv_7x7", "sep_conv", 7),
+    Primitive("dil_conv_3x3", "dil_conv", 3, 2),
+    Primitive("dil_conv_5x5", "dil_conv", 5, 2),
+    Primitive("conv_7x1_1x7", "conv", 7),
+    Primitive("noise", "noise"),
+    Primitive("nor_conv_1x1", "conv", 1),
+    Primitive("nor_conv_3x3", "conv", 3),
+    Primitive("tanh", "activation"),
+    Primitive("relu", "activation"),
+    Primitive("sigmoid", "activation"),
+    Primitive("identity", "activation"),
+)
+
+PRIMITIVES: Mapping[str, Primitive] = MappingProxyType({primitive.name: primitive for primitive in _TABLE})
+"""Every known primitive by name: facts sections 1, 2, 5 (NAS-Bench-201's nor_conv) and 6 (noise)."""
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Say which of ``names`` was probably meant.
+
+    Args:
+        name: what was written.
+        names: what could have been written.
+
+    Returns:
+        "did you mean 'x'?", or "" when nothing is near; case and ``-``/``_`` do not count.
+    """
+    by_key = {_key(candidate): candidate for candidate in names}
+    found = difflib.get_close_matches(_key(name), by_key, n=1)
+    return f"did you mean {by_key[found[0]]!r}?" if found else ""
+
+
+def _key(name: str) -> str:
+    return name.lower().replace("-", "_")
