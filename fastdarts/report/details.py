@@ -1,0 +1,204 @@
+"""The sections of the report about the search itself: curves, mixing weights, counts, checks, and how to repeat it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fastdarts.report.markup import Markup, element, table
+from fastdarts.report.mixing import plot_edge_weights, plot_mixing, plot_mixing_by_cell
+from fastdarts.report.plots import plot_counts, plot_curves, plot_hypergradient
+from fastdarts.report.records import RunRecords, number
+from fastdarts.report.sections import figure
+from fastdarts.report.words import MISSING, as_bytes, as_count, as_number, as_percent
+from fastdarts.spaces import CellGenotype
+
+__all__ = [
+    "configuration_section",
+    "counts_section",
+    "curves_section",
+    "files_section",
+    "hypergradient_section",
+    "mixing_section",
+    "reproduction_section",
+]
+
+_SHARED = 2
+
+
+def curves_section(run: RunRecords) -> Markup:
+    """Losses and accuracies by epoch, as curves and as numbers, and those of the retraining."""
+    parts = []
+    if run.epochs:
+        start = run.settings.get("arch_start_epoch", 0)
+        labels = ("weight level (train)", "architecture level") if run.kind == "search" else ("train", "validation")
+        svg = plot_curves(run.epochs, arch_start_epoch=start if isinstance(start, int) else 0, labels=labels)
+        heading = "The search by epoch" if run.kind == "search" else "The training by epoch"
+        parts += [element("h2", heading), figure(svg, "curves"), _epoch_table(run)]
+    history = (run.retrain or {}).get("history") or []
+    if history and run.kind == "search":
+        svg = plot_curves(history, labels=("training images", "validation images"))
+        parts += [element("h2", "The training of the derived network"), figure(svg, "retrain")]
+    return element("section", *parts) if parts else Markup("")
+
+
+def mixing_section(run: RunRecords) -> Markup:
+    """How the mixing weights of every edge went."""
+    files = run.epoch_files
+    if not files:
+        return Markup("")
+    keys = list(files[-1]["weights"])
+    parts = [element("h2", "Evolution of the mixing weights")]
+    if len(keys) > _SHARED:
+        text = "One panel a cell: the mean over its edges of each operator's mixing weight."
+        plot = figure(plot_mixing_by_cell(files), "mixing")
+        return element("section", *parts, element("p", text, class_="note"), plot)
+    text = "One panel an edge, source \u2192 node; colours as in the drawing. "
+    text += "Where the genotype keeps an edge, the panel names the operator kept. The scale is that of the weights, "
+    text += "it need not begin at 0; the thin line marks equal weights."
+    parts.append(element("p", text, class_="note"))
+    for key in keys:
+        kept = run.genotype.cells.get(key) if run.genotype is not None else None
+        caption = _decided(files[-1], key, kept) if kept is not None else ""
+        parts.append(element("h3", {"normal": "Normal cell", "reduce": "Reduction cell"}.get(key, key)))
+        parts.append(figure(plot_mixing(files, key, kept=kept), f"mixing-{key}", caption))
+        if (files[-1].get("edge_weights") or {}).get(key):
+            caption = "Weights of whole edges, which multiply the mixing weights; 1 is an equal share."
+            parts.append(figure(plot_edge_weights(files, key), f"edges-{key}", caption))
+    return element("section", *parts)
+
+
+def counts_section(run: RunRecords) -> Markup:
+    """Skips, parameters and entropy by epoch."""
+    if run.kind != "search" or not any(record.get("skips") or record.get("entropy") for record in run.epochs):
+        return Markup("")
+    text = (
+        "Of the cells that would be derived after each epoch. Skip connections that take over, and parameters that "
+        "fall, are how DARTS collapses; an entropy near zero means that the search has made up its mind."
+    )
+    heading = element("h2", "Skip connections, parameters, entropy")
+    return element("section", heading, element("p", text, class_="note"), figure(plot_counts(run.epochs), "counts"))
+
+
+def hypergradient_section(run: RunRecords) -> Markup:
+    """How far the finite-difference hypergradient was from the exact one."""
+    if not run.checks:
+        return Markup("")
+    header = ["Epoch", "Kind", "Cosine", "Relative error", "Norm", "Norm of the exact one"]
+    rows = [
+        [str(check.get("epoch", MISSING)), str(check.get("method_kind", MISSING))]
+        + [as_number(check.get(name)) for name in ("cosine", "relative_error", "norm", "exact_norm")]
+        for check in run.checks
+    ]
+    text = "The hypergradient by finite differences against the exact one, on the same batches and weights."
+    return element(
+        "section",
+        element("h2", "Hypergradient check"),
+        element("p", text, class_="note"),
+        figure(plot_hypergradient(run.checks), "hypergradient"),
+        table(header, rows),
+    )
+
+
+def configuration_section(run: RunRecords) -> Markup:
+    """Every recorded setting."""
+    settings = [(str(name), _plain(value)) for name, value in run.settings.items()]
+    pairs = [element("div", element("dt", name), element("dd", value)) for name, value in settings]
+    parts = [element("dl", *pairs, class_="settings") if pairs else element("p", f"The configuration was {MISSING}.")]
+    space = run.config.get("space")
+    if isinstance(space, Mapping) and space.get("source"):
+        parts.append(element("p", f"Source of the search space: {space['source']}.", class_="note"))
+    return element("section", element("h2", "Configuration"), *parts)
+
+
+def reproduction_section(run: RunRecords) -> Markup:
+    """The command, the seed and the versions that the numbers depend on."""
+    command = str(run.config.get("command") or "")
+    parts = [element("h2", "How to reproduce it")]
+    if command:
+        parts += [element("p", "The command that started the run:"), element("pre", command)]
+    elif run.kind == "search":
+        parts += [
+            element("p", "The run was started from Python, so no command was recorded. The same search again:"),
+            element("pre", _python(run.path)),
+        ]
+    else:
+        parts.append(element("p", f"The command was {MISSING}."))
+    environment = run.config.get("environment")
+    recorded = environment if isinstance(environment, Mapping) else {}
+    rows = [["seed", str(run.settings.get("seed", MISSING))], *([str(k), _plain(v)] for k, v in recorded.items())]
+    if not recorded:
+        rows.append(["versions", MISSING])
+    text = "The same seed gives the same numbers to the last bit on the same machine, versions and number of threads."
+    return element("section", *parts, table(["What", "Value"], rows), element("p", text, class_="note"))
+
+
+def files_section(run: RunRecords) -> Markup:
+    """Where the run lies and what is in it."""
+    rows = []
+    for entry in sorted(run.path.iterdir(), key=lambda entry: (entry.is_dir(), entry.name)):
+        if entry.name.startswith("."):
+            continue
+        try:
+            size = f"{len(list(entry.iterdir()))} entries" if entry.is_dir() else as_bytes(entry.stat().st_size)
+        except FileNotFoundError:
+            # The run is still going and has just replaced or pruned it.
+            continue
+        rows.append([entry.name + "/" * entry.is_dir(), size])
+    return element("section", element("h2", "Files"), element("pre", str(run.path)), table(["File", "Size"], rows))
+
+
+def _decided(last: Mapping[str, Any], key: str, kept: CellGenotype) -> str:
+    """How clearly the search preferred the operators it kept."""
+    chosen = {(source, node): op for op, source, node in kept.edges()}
+    weights, equal = [], []
+    for row, edge in zip(last["weights"][key], last["edges"][key], strict=True):
+        op = chosen.get((edge["source"], edge["node"]))
+        if op in edge["primitives"]:
+            weights.append(number(row[edge["primitives"].index(op)]))
+            equal.append(1 / len(edge["primitives"]))
+    if not weights or any(map(math.isnan, weights)):
+        return ""
+    low, high = as_number(min(weights)), as_number(max(weights))
+    even = as_number(min(equal)) + (f" to {as_number(max(equal))}" if max(equal) > min(equal) else "")
+    return f"At the end the operators kept have mixing weights of {low} to {high}; equal weights would be {even}."
+
+
+def _epoch_table(run: RunRecords) -> Markup:
+    searched = run.kind == "search"
+    header = ["Epoch", "Train loss", "Train accuracy"]
+    header += ["Valid. loss", "Valid. accuracy", "Skips", "Parameters"] if searched else []
+    rows = []
+    for record in run.epochs:
+        row = [str(record["epoch"]), as_number(record.get("train_loss")), as_percent(record.get("train_accuracy"))]
+        if searched:
+            skips = record.get("skips") or {}
+            many = len(skips) > _SHARED
+            counts = [str(sum(skips.values()))] if many else [f"{key} {count}" for key, count in skips.items()]
+            row += [as_number(record.get("valid_loss")), as_percent(record.get("valid_accuracy"))]
+            row += [", ".join(counts) or MISSING, as_count(record.get("parameters"))]
+        row += [as_number(record.get("lr")), f"{as_number(record.get('step_ms'))} ms"]
+        row.append(as_bytes(record.get("peak_bytes")))
+        rows.append(row)
+    whole = table([*header, "Learning rate", "Step", "Peak memory"], rows)
+    summary = element("summary", "The same as numbers, with learning rate, step time and memory")
+    return element("details", summary, whole)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value)) or "none"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "none" if value is None else "yes" if value is True else "no" if value is False else str(value)
+
+
+def _python(path: Path) -> str:
+    return (
+        "import json\n"
+        "from fastdarts.search import SearchConfig, search\n"
+        f"config = json.load(open({str(path / 'config.json')!r}))['config']\n"
+        "search(SearchConfig.from_json(config), 'runs/again')"
+    )

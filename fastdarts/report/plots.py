@@ -1,0 +1,213 @@
+"""Plots of a search, each a self-contained SVG: curves, mixing weights, counts, hypergradient error, comparison."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from fastdarts.report.figure import figure_to_svg, panels, style_axes
+from fastdarts.report.palette import COLOURS
+from fastdarts.report.records import number
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["plot_comparison", "plot_counts", "plot_curves", "plot_hypergradient"]
+
+Record = Mapping[str, Any]
+
+_TRAIN, _VALID = COLOURS["sep_conv_3x3"].light, COLOURS["dil_conv_3x3"].light
+_FEW = 3
+
+
+def plot_curves(
+    epochs: Sequence[Record],
+    *,
+    arch_start_epoch: int = 0,
+    labels: tuple[str, str] = ("weight level (train)", "architecture level"),
+) -> str:
+    """Losses and accuracies of both levels by epoch.
+
+    Args:
+        epochs: records with ``epoch`` and ``train_`` and ``valid_`` ``loss`` and ``accuracy`` [fraction].
+        arch_start_epoch: first epoch in which the alphas learn; marked if it is not the first.
+        labels: names of the ``train_`` and the ``valid_`` curves; a curve without values is left out.
+
+    Returns:
+        SVG.
+    """
+    figure, axes_by_place = panels(1, 2, height=3.1)
+    left, right = axes_by_place.values()
+    x = [number(record.get("epoch")) for record in epochs]
+    for axes, what, title, scale in ((left, "loss", "Cross-entropy", 1.0), (right, "accuracy", "Accuracy", 100.0)):
+        for level, colour, label in (("train", _TRAIN, labels[0]), ("valid", _VALID, labels[1])):
+            y = [scale * number(record.get(f"{level}_{what}")) for record in epochs]
+            if not all(map(math.isnan, y)):
+                axes.plot(x, y, color=colour, linewidth=1.8, marker=_marker(x), markersize=4, label=label)
+        style_axes(axes, title=title, xlabel="epoch", ylabel="nats" if what == "loss" else "percent")
+        if arch_start_epoch > 0:
+            axes.axvline(arch_start_epoch, color=COLOURS["muted"].light, linewidth=1, linestyle=(0, (2, 2)))
+            axes.annotate(
+                "alphas start",
+                (arch_start_epoch, 1.0),
+                xycoords=("data", "axes fraction"),
+                xytext=(4, -8),
+                textcoords="offset points",
+                fontsize=8,
+                color=COLOURS["muted"].light,
+            )
+    _legend(right)
+    return figure_to_svg(figure, title="Losses and accuracies by epoch")
+
+
+def plot_counts(epochs: Sequence[Record]) -> str:
+    """Skip connections and parameters of the derived network, and the entropy of the mixing weights, by epoch.
+
+    Where there are more than two architecture keys (unshared cells), skips are added up and entropies averaged.
+
+    Args:
+        epochs: records of kind ``epoch``.
+
+    Returns:
+        SVG.
+    """
+    figure, axes_by_place = panels(1, 3, height=2.8)
+    skips, parameters, entropy = axes_by_place.values()
+    x = [number(record.get("epoch")) for record in epochs]
+    stairs: dict[str, Any] = {"linewidth": 1.8, "marker": _marker(x), "markersize": 4, "drawstyle": "steps-mid"}
+    for label, style, y in _by_key(epochs, "skips", sum):
+        skips.plot(x, y, label=label, **stairs, **style)
+    for label, style, y in _by_key(epochs, "entropy", lambda values: sum(values) / len(values)):
+        entropy.plot(x, y, label=label, **stairs | {"drawstyle": "default"}, **style)
+    thousands = [number(record.get("parameters")) / 1e3 for record in epochs]
+    parameters.plot(x, thousands, color=COLOURS["skip_connect"].light, **stairs)
+    style_axes(skips, title="Skip connections", xlabel="epoch", ylabel="edges of the derived cells")
+    style_axes(parameters, title="Parameters", xlabel="epoch", ylabel="thousands, derived network")
+    style_axes(entropy, title="Entropy of the mixing weights", xlabel="epoch", ylabel="nats, mean over edges")
+    skips.yaxis.set_major_locator(_ticks(integer=True))
+    for axes in (skips, parameters, entropy):
+        top = float(axes.dataLim.ymax)
+        axes.set_ylim(0, 1.15 * top if 0 < top < math.inf else 1)
+    for axes in (skips, entropy):
+        _legend(axes)
+    return figure_to_svg(figure, title="Skip connections, parameters and entropy by epoch")
+
+
+def plot_hypergradient(checks: Sequence[Record]) -> str:
+    """Cosine and relative error of the finite-difference hypergradient against the exact one, by epoch.
+
+    Args:
+        checks: records of kind ``hypergradient``.
+
+    Returns:
+        SVG.
+    """
+    figure, axes_by_place = panels(1, 2, height=2.6)
+    left, right = axes_by_place.values()
+    x = [number(record.get("epoch")) for record in checks]
+    error = [number(record.get("relative_error")) for record in checks]
+    left.plot(x, [number(record.get("cosine")) for record in checks], "o-", color=_TRAIN, linewidth=1.4, markersize=4)
+    right.plot(x, error, "o-", color=_VALID, linewidth=1.4, markersize=4)
+    style_axes(left, title="Cosine to the exact hypergradient", xlabel="epoch", ylabel="1: same direction")
+    style_axes(right, title="Relative error", xlabel="epoch", ylabel="|difference| / |exact|")
+    left.set_ylim(-1.08, 1.08)
+    left.axhline(0, color=COLOURS["faint"].light, linewidth=1)
+    if any(value > 0 for value in error):
+        right.set_yscale("log")
+    return figure_to_svg(figure, title="Error of the finite-difference hypergradient by epoch")
+
+
+def plot_comparison(comparison: Record) -> str:
+    """The found cell's accuracy as a line among the dots of the random cells, with their mean and its 95% interval.
+
+    Args:
+        comparison: what ``comparison.json`` holds.
+
+    Returns:
+        SVG.
+    """
+    means = [100 * number(cell.get("mean")) for cell in comparison["random"]]
+    found = 100 * number(comparison["found"]["mean"])
+    low, high = (100 * number(value) for value in comparison.get("interval95", (None, None)))
+    mean = 100 * number(comparison.get("random_mean"))
+    figure, axes_by_place = panels(1, 1, height=2.1, margins=(0.15, 0.15, 0.1, 0.5))
+    axes = axes_by_place[0, 0]
+    axes.axvspan(low, high, color=COLOURS["sep_conv_5x5"].light, alpha=0.22, linewidth=0)
+    axes.axvline(mean, color=COLOURS["sep_conv_3x3"].light, linewidth=1.6, linestyle=(0, (4, 2)))
+    heights = _spread(means)
+    axes.plot(means, heights, "o", color=COLOURS["sep_conv_3x3"].light, markersize=7, alpha=0.85, linewidth=0)
+    axes.axvline(found, color=COLOURS["accent"].light, linewidth=2.2)
+    style_axes(axes, xlabel="test accuracy, percent", grid=False)
+    axes.xaxis.set_major_locator(_ticks(integer=False))
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    axes.set_ylim(-1, 1.9)
+    axes.margins(x=0.08)
+    _name_lines(axes, found, mean)
+    return figure_to_svg(figure, title="The found cell among random cells")
+
+
+def _ticks(*, integer: bool) -> Any:
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(nbins=8, integer=integer)
+
+
+def _name_lines(axes: Axes, found: float, mean: float) -> None:
+    """Name both lines above the dots, each on its outer side so that the names never meet."""
+    outward = 1 if found >= mean else -1
+    names = (
+        (found, f"found cell {found:.2f}", COLOURS["accent"].light, outward),
+        (mean, f"mean of random cells {mean:.2f}, shaded: its 95% interval", COLOURS["sep_conv_3x3"].light, -outward),
+    )
+    for row, (x, text, colour, side) in enumerate(names):
+        low, high = axes.get_xlim()
+        # A name that would leave the plot goes to the other side, on a row of its own.
+        room = (high - x if side > 0 else x - low) / (high - low)
+        side = side if room > 0.0075 * len(text) else -side
+        axes.annotate(
+            text,
+            (x, 1.6 - 0.38 * row),
+            xytext=(5 * side, 0),
+            textcoords="offset points",
+            ha="left" if side > 0 else "right",
+            va="center",
+            fontsize=8.5,
+            color=colour,
+        )
+
+
+def _spread(values: Sequence[float]) -> list[float]:
+    """Heights that keep dots of nearly equal accuracy apart."""
+    finite = [value for value in values if math.isfinite(value)]
+    width = (max(finite) - min(finite)) / 40 if finite else 0.0
+    heights: list[float] = []
+    for k, value in enumerate(values):
+        taken = {heights[j] for j in range(k) if abs(values[j] - value) <= width}
+        steps = (sign * 0.22 * step for step in range(len(values) + 1) for sign in (1, -1))
+        heights.append(next(max(min(step, 0.85), -0.85) for step in steps if step not in taken))
+    return heights
+
+
+def _by_key(
+    epochs: Sequence[Record], name: str, pool: Callable[[list[float]], float]
+) -> list[tuple[str, dict[str, Any], list[float]]]:
+    """(label, line style, values by epoch) of a record's field that has a value for each architecture key."""
+    found = [record.get(name) or {} for record in epochs]
+    keys = list(dict.fromkeys(key for each in found for key in each))
+    if len(keys) <= 2:
+        # The second line is dashed, so that both are seen where they agree.
+        styles = ({"color": _TRAIN}, {"color": _VALID, "linestyle": (0, (4, 2))})
+        return [(key, styles[k], [number(each.get(key)) for each in found]) for k, key in enumerate(keys)]
+    values = [[number(each.get(key)) for key in keys] for each in found]
+    return [(f"all {len(keys)} cells", {"color": _TRAIN}, [pool(row) for row in values])]
+
+
+def _marker(x: Sequence[float]) -> str:
+    return "o" if len(x) < _FEW else ""
+
+
+def _legend(axes: Axes) -> None:
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=8.5, labelcolor=COLOURS["ink"].light)

@@ -1,0 +1,155 @@
+"""What a run folder holds, read without its lock; files that are missing or damaged are told, not fatal."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastdarts.errors import UserError
+from fastdarts.runs import RunFolder
+from fastdarts.spaces import Genotype, GenotypeError
+
+__all__ = ["RunRecords", "number", "read_run"]
+
+# More points than this make no line clearer, but the page heavier.
+_MOST_EPOCH_FILES = 120
+
+
+@dataclass(frozen=True)
+class RunRecords:
+    """A run as recorded.
+
+    Args:
+        path: the folder, absolute.
+        config: contents of ``config.json``.
+        epochs: records of finished epochs, one each, in order.
+        steps: records of single steps, if the run keeps them.
+        checks: hypergradient checks.
+        epoch_files: contents of ``epochs/NNNN.json``, at most 120 evenly spaced, the last included.
+        genotype: the found one, or the newest epoch's while the search is unfinished; None if there is none.
+        genotype_epoch: the epoch it is from if the search is unfinished; None for the final one.
+        result: contents of ``result.json``.
+        retrain: contents of ``retrain.json``.
+        comparison: contents of ``comparison.json``.
+        notes: one line for each file that could not be used.
+    """
+
+    path: Path
+    config: Mapping[str, Any]
+    epochs: Sequence[Mapping[str, Any]]
+    steps: Sequence[Mapping[str, Any]]
+    checks: Sequence[Mapping[str, Any]]
+    epoch_files: Sequence[Mapping[str, Any]]
+    genotype: Genotype | None
+    genotype_epoch: int | None
+    result: Mapping[str, Any] | None
+    retrain: Mapping[str, Any] | None
+    comparison: Mapping[str, Any] | None
+    notes: Sequence[str]
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The hyper-parameters, from the configuration."""
+        settings = self.config.get("config")
+        return settings if isinstance(settings, Mapping) else {}
+
+    @property
+    def kind(self) -> str:
+        """``search``, ``retrain`` or ``compare``."""
+        return str(self.config.get("kind", "search"))
+
+
+def number(value: object) -> float:
+    """A recorded value as a float that can be plotted; nan for what is missing, infinite or no number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return math.nan
+    return float(value)
+
+
+def read_run(path: str | os.PathLike[str]) -> RunRecords:
+    """Read a run folder, which may still be written to.
+
+    Args:
+        path: the run folder.
+
+    Returns:
+        What it holds.
+
+    Raises:
+        UserError: if it is no run folder, or its records are damaged.
+    """
+    folder = RunFolder.open(path)
+    notes: list[str] = []
+    records = [record for record in folder.metrics() if isinstance(record, dict)]
+    # A resumed run takes its records back to the checkpoint first; if one is there twice all the same, the last counts.
+    epochs = {record["epoch"]: record for record in records if record.get("kind") == "epoch" and "epoch" in record}
+    files = _epoch_files(folder, notes)
+    genotype, genotype_epoch = _genotype(folder, files, notes)
+    return RunRecords(
+        folder.path.resolve(),
+        folder.config,
+        [epochs[epoch] for epoch in sorted(epochs)],
+        [record for record in records if record.get("kind") == "step"],
+        [record for record in records if record.get("kind") == "hypergradient"],
+        files,
+        genotype,
+        genotype_epoch,
+        _json(folder, "result.json", (), notes),
+        _json(folder, "retrain.json", ("test_accuracy",), notes),
+        _comparison(folder, notes),
+        notes,
+    )
+
+
+def _json(folder: RunFolder, name: str, fields: Sequence[str], notes: list[str]) -> dict[str, Any] | None:
+    """A JSON object of the run; None where there is none, with a note where there is but it cannot be used."""
+    if not (folder.path / name).exists():
+        return None
+    try:
+        value = folder.read_json(name)
+    except UserError as error:
+        notes.append(f"{name} was left out: {error}")
+        return None
+    lacking = [field for field in fields if not isinstance(value, dict) or field not in value]
+    if lacking or not isinstance(value, dict):
+        notes.append(f"{name} was left out: it has no {', '.join(lacking) or 'fields'}")
+        return None
+    return value
+
+
+def _comparison(folder: RunFolder, notes: list[str]) -> dict[str, Any] | None:
+    value = _json(folder, "comparison.json", ("found", "random"), notes)
+    if value is None:
+        return None
+    cells = [value["found"], *value["random"]] if isinstance(value["random"], list) else [None]
+    if all(isinstance(cell, dict) for cell in cells):
+        return value
+    notes.append("comparison.json was left out: found is no object, or random no list of objects")
+    return None
+
+
+def _epoch_files(folder: RunFolder, notes: list[str]) -> list[dict[str, Any]]:
+    names = sorted((file.name for file in (folder.path / "epochs").glob("*.json")), key=lambda name: (len(name), name))
+    if len(names) > _MOST_EPOCH_FILES:
+        pick = {round(k * (len(names) - 1) / (_MOST_EPOCH_FILES - 1)) for k in range(_MOST_EPOCH_FILES)}
+        names = [names[k] for k in sorted(pick)]
+    read = (_json(folder, f"epochs/{name}", ("epoch", "weights", "edges"), notes) for name in names)
+    return [each for each in read if each is not None]
+
+
+def _genotype(
+    folder: RunFolder, files: Sequence[Mapping[str, Any]], notes: list[str]
+) -> tuple[Genotype | None, int | None]:
+    final = _json(folder, "genotype.json", (), notes)
+    candidates: list[tuple[Any, str, int | None]] = [(final, "genotype.json", None)] if final is not None else []
+    candidates += [(each.get("genotype"), f"epochs/{each['epoch']:04d}.json", each["epoch"]) for each in files[-1:]]
+    for value, name, epoch in candidates:
+        try:
+            return Genotype.from_json(value), epoch
+        except GenotypeError as error:
+            notes.append(f"the genotype of {name} was left out: {error}")
+    return None, None
