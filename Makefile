@@ -1,0 +1,37 @@
+# `make search` and `make test` are each enough on a fresh machine with Python 3.10 or newer and a C++ compiler.
+#   make search METHOD=pc-darts ARGS="--epochs 10"        make test ARGS="-k genotype"
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= torch==2.13.0
+METHOD ?=
+ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# pip's options for finding torch: without a GPU, name PyTorch's own CPU index here to download a tenth as much.
+TORCH_INDEX ?=
+
+.PHONY: search test bench clean
+
+search: $(VENV)/ready
+	$(BIN)/fastdarts search $(if $(METHOD),--method $(METHOD)) $(ARGS)
+
+test: $(VENV)/ready
+	$(BIN)/python -m pytest --cov=fastdarts $(ARGS)
+
+bench: $(VENV)/ready
+	$(BIN)/python -m pytest bench --benchmark-only $(ARGS)
+
+# Byte-compiling every module of torch takes longer than the few that are imported need: --no-compile.
+$(VENV)/ready: pyproject.toml setup.py fastdarts/__init__.py $(shell find csrc -type f)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.11")'
+	@echo "Setting up $(VENV), once: a minute or two, and up to 3 GB to download where torch comes with CUDA"
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --no-compile "setuptools>=68" wheel "pybind11>=2.12"
+	$(PIP) install --quiet --no-compile --no-deps $(TORCH_INDEX) "$(TORCH)"
+	$(PIP) install --quiet --no-compile --no-build-isolation -e ".[test]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info fastdarts/*.so

@@ -1,0 +1,72 @@
+// The module fastdarts._C: addresses as integers in, nothing but plain values out. csrc/common.h states the contract.
+
+#include "common.h"
+
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+namespace py = pybind11;
+using namespace py::literals;
+using fastdarts::Address;
+using fastdarts::pointer;
+
+namespace {
+
+template <typename Pixel>
+void augment(Address images, std::int64_t count, std::int64_t channels, std::int64_t height, std::int64_t width,
+             Address index, Address offset, Address flip, Address cutout, std::int64_t batch, Address scale,
+             Address shift, Address out, int threads) {
+    if (batch == 0) return;  // the address of an empty tensor is null
+    fastdarts::augment(pointer<const Pixel>(images, "images"),
+                       {count, channels, height, width, batch, pointer<const std::int64_t>(index, "index"),
+                        pointer<const std::int64_t>(offset, "offset"), pointer<const bool>(flip, "flip"),
+                        pointer<const std::int64_t>(cutout, "cutout"), pointer<const float>(scale, "scale"),
+                        pointer<const float>(shift, "shift"), pointer<float>(out, "out"), threads});
+}
+
+template <typename Pixel>
+void bind_augment(py::module_& module, const char* name) {
+    module.def(name, &augment<Pixel>, py::call_guard<py::gil_scoped_release>(), py::kw_only(), "images"_a, "count"_a,
+               "channels"_a, "height"_a, "width"_a, "index"_a, "offset"_a, "flip"_a, "cutout"_a, "batch"_a, "scale"_a,
+               "shift"_a, "out"_a, "threads"_a);
+}
+
+py::dict build() {
+    py::dict facts;
+    facts["compiler"] = FASTDARTS_COMPILER;
+    facts["cxx_standard"] = static_cast<long>(__cplusplus);
+#ifdef _OPENMP
+    facts["openmp"] = _OPENMP;
+#else
+    facts["openmp"] = py::none();
+#endif
+#ifdef FASTDARTS_CUDA
+    facts["cuda_runtime"] = fastdarts::cuda_runtime_version();
+    facts["cuda_architectures"] = FASTDARTS_CUDA;
+#else
+    facts["cuda_runtime"] = py::none();
+    facts["cuda_architectures"] = py::none();
+#endif
+    return facts;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, module) {
+    module.doc() = "The native core of fastdarts: kernels over raw addresses, called by fastdarts.ops only.";
+    module.attr("version") = FASTDARTS_VERSION;
+    module.attr("ops") = py::make_tuple("augment");
+    module.def("build", &build, "How this module was built.");
+    module.def("instruction_sets", &fastdarts::instruction_sets, "Vector instruction sets of this processor.");
+    bind_augment<std::uint8_t>(module, "augment_uint8");
+    bind_augment<float>(module, "augment_float32");
+#ifdef FASTDARTS_CUDA
+    module.def(
+        "cuda_devices",
+        [] {
+            const auto devices = fastdarts::cuda_devices();
+            return py::make_tuple(devices.count, devices.error);
+        },
+        "(number of GPUs, the driver's error or '').");
+#endif
+}

@@ -1,0 +1,128 @@
+"""Gather, crop, flip, normalise and cut out in one pass over a batch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastdarts._backend import backend_for, native
+from fastdarts.errors import UserError
+from fastdarts.reference.augment import augment as _reference
+
+__all__ = ["augment"]
+
+_NAME = "fastdarts::augment"
+_DTYPES = {
+    "images": (torch.uint8, torch.float32),
+    "index": (torch.int64,),
+    "offset": (torch.int64,),
+    "flip": (torch.bool,),
+    "cutout": (torch.int64,),
+    "scale": (torch.float32,),
+    "shift": (torch.float32,),
+}
+
+torch.library.define(
+    _NAME,
+    "(Tensor images, Tensor index, Tensor offset, Tensor flip, Tensor cutout, Tensor scale, Tensor shift) -> Tensor",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+
+
+def augment(
+    images: Tensor, index: Tensor, offset: Tensor, flip: Tensor, cutout: Tensor, scale: Tensor, shift: Tensor
+) -> Tensor:
+    for name, tensor in zip(_DTYPES, (images, index, offset, flip, cutout, scale, shift), strict=True):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"augment: {name} is a {type(tensor).__name__}; expected a torch.Tensor")
+    out: Tensor = torch.ops.fastdarts.augment(images, index, offset, flip, cutout, scale, shift)
+    return out
+
+
+augment.__doc__ = _reference.__doc__
+
+
+def _check(*tensors: Tensor) -> None:
+    # Called by every implementation rather than by the public function: torch.ops is a door too.
+    named = dict(zip(_DTYPES, tensors, strict=True))
+    for name, tensor in named.items():
+        if tensor.dtype not in _DTYPES[name]:
+            wanted = " or ".join(str(dtype).removeprefix("torch.") for dtype in _DTYPES[name])
+            raise TypeError(f"augment: {name} is {str(tensor.dtype).removeprefix('torch.')}; expected {wanted}")
+    images, index = named["images"], named["index"]
+    if images.dim() != 4 or min(images.shape) < 1:
+        raise UserError(f"augment: images have shape {list(images.shape)}", "[N, C, H, W], each at least 1")
+    if index.dim() != 1:
+        raise UserError(f"augment: index has shape {list(index.shape)}", "[B]")
+    batch, channels = index.shape[0], images.shape[1]
+    shapes = {"offset": (batch, 2), "flip": (batch,), "cutout": (batch, 4), "scale": (channels,), "shift": (channels,)}
+    for name, shape in shapes.items():
+        if tuple(named[name].shape) != shape:
+            what = f"augment: {name} has shape {list(named[name].shape)}"
+            raise UserError(what, f"{list(shape)} for {batch} indices and {channels} channels")
+    for name, tensor in named.items():
+        if tensor.device != images.device:
+            what = f"augment: {name} is on {tensor.device}, images on {images.device}"
+            raise UserError(what, "one device", f"move {name} with .to({str(images.device)!r})")
+        if tensor.requires_grad:
+            raise UserError(f"augment: {name} requires gradients", "data without gradients", f"pass {name}.detach()")
+    if not images.is_contiguous():
+        # Copied here it would be copied at each call: a whole data set for one batch.
+        what, remedy = "augment: images are not contiguous", "call .contiguous() once, when loading"
+        raise UserError(what, "a contiguous set", remedy)
+
+
+@torch.library.register_fake(_NAME)
+def _fake(
+    images: Tensor, index: Tensor, offset: Tensor, flip: Tensor, cutout: Tensor, scale: Tensor, shift: Tensor
+) -> Tensor:
+    _check(images, index, offset, flip, cutout, scale, shift)
+    return images.new_empty((index.shape[0], *images.shape[1:]), dtype=torch.float32)
+
+
+@torch.library.impl(_NAME, "cpu")
+def _cpu(
+    images: Tensor, index: Tensor, offset: Tensor, flip: Tensor, cutout: Tensor, scale: Tensor, shift: Tensor
+) -> Tensor:
+    _check(images, index, offset, flip, cutout, scale, shift)
+    count = images.shape[0]
+    if index.numel():
+        low, high = (bound.item() for bound in torch.aminmax(index))
+        if low < 0 or high >= count:
+            raise UserError(f"augment: index holds {low if low < 0 else high}", f"0 to {count - 1} for {count} images")
+    core = native()
+    if backend_for("augment", "cpu") == "reference" or core is None:
+        return _reference(images, index, offset, flip, cutout, scale, shift)
+    index, offset, flip, cutout, scale, shift = (
+        tensor.contiguous() for tensor in (index, offset, flip, cutout, scale, shift)
+    )
+    _, channels, height, width = images.shape
+    out = torch.empty((index.shape[0], channels, height, width), dtype=torch.float32)
+    kernel = core.augment_uint8 if images.dtype == torch.uint8 else core.augment_float32
+    kernel(
+        images=images.data_ptr(),
+        count=count,
+        channels=channels,
+        height=height,
+        width=width,
+        index=index.data_ptr(),
+        offset=offset.data_ptr(),
+        flip=flip.data_ptr(),
+        cutout=cutout.data_ptr(),
+        batch=index.shape[0],
+        scale=scale.data_ptr(),
+        shift=shift.data_ptr(),
+        out=out.data_ptr(),
+        threads=torch.get_num_threads(),
+    )
+    return out
+
+
+@torch.library.impl(_NAME, "cuda")
+def _cuda(
+    images: Tensor, index: Tensor, offset: Tensor, flip: Tensor, cutout: Tensor, scale: Tensor, shift: Tensor
+) -> Tensor:
+    _check(images, index, offset, flip, cutout, scale, shift)
+    # The range of index is left to torch's own device-side check: reading it here would make the host wait.
+    backend_for("augment", "cuda")
+    return _reference(images, index, offset, flip, cutout, scale, shift)

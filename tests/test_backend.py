@@ -1,0 +1,201 @@
+"""The choice of backend: in force where it should be, refused where it cannot be, and said once."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import sys
+import threading
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import fastdarts
+from fastdarts import _backend
+from fastdarts._backend import Backend, backend_for, backends, current_backend, native, use_backend
+from fastdarts.ops import augment
+
+
+@pytest.fixture
+def without_native(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_backend, "_load_native", lambda: (None, "no compiler; reinstall"))
+
+
+@pytest.fixture
+def unsaid() -> Iterator[None]:
+    _backend._resolve.cache_clear()
+    yield
+    _backend._resolve.cache_clear()
+
+
+def in_a_thread(function):
+    found = []
+    thread = threading.Thread(target=lambda: found.append(function()))
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+def test_auto_takes_the_native_core() -> None:
+    assert current_backend() == "cpu"
+
+
+def test_a_block_ends_where_it_ends() -> None:
+    with use_backend("reference"):
+        assert current_backend() == "reference"
+        with use_backend("cpu"):
+            assert current_backend() == "cpu"
+        assert current_backend() == "reference"
+        with use_backend("auto"):
+            assert current_backend() == "cpu"
+    assert current_backend() == "cpu"
+    with pytest.raises(KeyError), use_backend("reference"):
+        raise KeyError
+    assert current_backend() == "cpu"
+
+
+def test_one_object_may_be_entered_again() -> None:
+    choice = use_backend("reference")
+    with choice, choice:
+        assert current_backend() == "reference"
+    assert current_backend() == "cpu"
+    with choice:
+        assert current_backend() == "reference"
+
+
+def test_a_plain_call_holds_for_every_thread() -> None:
+    use_backend("reference")
+    assert current_backend() == "reference"
+    assert in_a_thread(current_backend) == "reference"
+    use_backend("auto")
+    assert current_backend() == "cpu"
+
+
+def test_a_block_holds_for_its_own_thread_only() -> None:
+    use_backend("cpu")
+    with use_backend("reference"):
+        assert in_a_thread(current_backend) == "cpu"
+        assert current_backend() == "reference"
+
+
+def test_a_block_in_one_thread_leaves_a_plain_call_in_another_alone() -> None:
+    block = use_backend("cpu")
+    in_a_thread(lambda: use_backend("reference"))
+    with block:
+        assert current_backend() == "cpu"
+        assert in_a_thread(current_backend) == "reference"
+    assert current_backend() == "reference"
+
+
+def test_blocks_in_many_threads_do_not_mix() -> None:
+    wrong = []
+
+    def work(name: str) -> None:
+        for _ in range(300):
+            with use_backend(name):
+                if current_backend() != name:
+                    wrong.append(name)
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in ("reference", "cpu") * 3]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert current_backend() == "cpu"
+
+
+def test_plain_calls_do_not_pile_up() -> None:
+    for _ in range(100):
+        use_backend("reference")
+    gc.collect()
+    assert len(_backend._calls) <= 2
+
+
+def test_an_unknown_name_is_refused() -> None:
+    with pytest.raises(RuntimeError, match="no backend is called 'fast'; expected one of auto, reference, cpu"):
+        use_backend("fast")
+    assert current_backend() == "cpu"
+
+
+@pytest.mark.parametrize("name", ["triton", "cuda"])
+def test_a_backend_that_is_not_live_says_why(name: str) -> None:
+    with pytest.raises(RuntimeError, match=f"'{name}' is not live: not implemented.*live here: reference, cpu"):
+        use_backend(name)
+
+
+@pytest.mark.usefixtures("without_native")
+def test_without_the_native_core() -> None:
+    assert native() is None
+    assert current_backend() == "reference"
+    assert not backends()["cpu"].live
+    with pytest.raises(RuntimeError, match="'cpu' is not live: no compiler; reinstall; live here: reference"):
+        use_backend("cpu")
+
+
+@pytest.mark.usefixtures("without_native", "unsaid")
+def test_a_slower_backend_is_said_aloud_once(caplog: pytest.LogCaptureFixture) -> None:
+    zero, one = torch.zeros(1, 4, dtype=torch.int64), torch.ones(1)
+    given = (torch.ones(1, 1, 2, 2), zero[:, 0], zero[:, :2], torch.tensor([True]), zero, one, one)
+    with caplog.at_level(logging.INFO, logger="fastdarts"):
+        for _ in range(3):
+            assert torch.equal(augment(*given), torch.full((1, 1, 2, 2), 2.0))
+    assert [(record.levelno, record.message) for record in caplog.records] == [
+        (logging.WARNING, "augment on cpu: backend reference (no compiler; reinstall)")
+    ]
+
+
+@pytest.mark.usefixtures("unsaid")
+def test_each_choice_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="fastdarts"):
+        for _ in range(2):
+            backend_for("augment", "cpu")
+            with use_backend("reference"):
+                backend_for("augment", "cpu")
+            backend_for("augment", "cuda")
+    assert {record.levelno for record in caplog.records} == {logging.INFO}
+    said = [record.message.partition(" (")[0] for record in caplog.records]
+    assert said == [
+        "augment on cpu: backend cpu",
+        "augment on cpu: backend reference, as chosen",
+        "augment on cuda: backend reference",
+    ]
+
+
+def test_an_explicit_choice_is_kept_or_refused_never_replaced() -> None:
+    with use_backend("cpu"):
+        with pytest.raises(RuntimeError, match="'cpu' runs on cpu tensors, augment got cuda ones"):
+            backend_for("augment", "cuda")
+        with pytest.raises(RuntimeError, match="'cpu' has no mixed_sum; it has augment"):
+            backend_for("mixed_sum", "cpu")
+
+
+def test_what_is_live_is_a_table() -> None:
+    table = backends()
+    assert list(table) == ["reference", "cpu", "triton", "cuda"]
+    assert table["cpu"] == Backend("cpu", True, f"fastdarts._C, {native().build()['compiler']}", ("augment",))
+    assert [name for name, backend in table.items() if backend.live] == ["reference", "cpu"]
+
+
+@pytest.fixture
+def reloading() -> Iterator[None]:
+    _backend._load_native.cache_clear()
+    yield
+    _backend._load_native.cache_clear()
+
+
+@pytest.mark.usefixtures("reloading")
+def test_a_missing_extension_is_a_reason_not_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "fastdarts._C", None)
+    assert native() is None
+    assert "cannot be imported" in _backend.native_failure()
+    assert "C++17 compiler" in backends()["cpu"].reason
+
+
+@pytest.mark.usefixtures("reloading")
+def test_an_extension_of_another_version_is_not_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "fastdarts._C", SimpleNamespace(version="0.0.0"))
+    assert native() is None
+    assert f"built for version 0.0.0, not for {fastdarts.__version__}" in _backend.native_failure()
