@@ -1,0 +1,77 @@
+"""What layers refuse, told before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from fastdarts.errors import UserError
+
+__all__ = ["at_least_one", "check_active", "check_maps", "check_partial", "check_statistics", "check_vector", "halved"]
+
+
+def at_least_one(name: str, value: int) -> None:
+    """Refuse a count that is no integer (TypeError) or below 1 (UserError)."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} is {value!r} of type {type(value).__name__}; expected an int")
+    if value < 1:
+        raise UserError(f"{name} is {value}", "at least 1")
+
+
+def halved(size: int, stride: int) -> int:
+    """Pixels of a side after a layer of the given stride: ceil(size / stride)."""
+    return -(-size // stride)
+
+
+def check_partial(channels: int, partial: int) -> None:
+    """Refuse K of partial channels that does not divide the channels."""
+    at_least_one("channels", channels)
+    at_least_one("partial", partial)
+    if channels % partial:
+        raise UserError(
+            f"partial is {partial} and does not divide {channels} channels",
+            "channels that are a multiple of partial",
+            f"use {-(-channels // partial) * partial} channels or another partial",
+        )
+
+
+def check_maps(x: Tensor, channels: int, owner: str) -> None:
+    """Refuse what is no batch of feature maps with the given number of channels.
+
+    Raises:
+        TypeError: x is no floating tensor.
+        UserError: x is not [N, channels, H, W] with N, H and W at least 1.
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{owner}: the input is a {type(x).__name__}; expected a tensor [N, {channels}, H, W]")
+    if not x.is_floating_point():
+        raise TypeError(f"{owner}: the input is {x.dtype}; expected a floating dtype")
+    if x.ndim != 4 or x.shape[1] != channels:
+        raise UserError(f"{owner}: the input has shape {list(x.shape)}", f"[N, {channels}, H, W]")
+    if 0 in x.shape:
+        raise UserError(f"{owner}: the input is empty, shape {list(x.shape)}", "N, H and W at least 1")
+
+
+def check_statistics(n: int, height: int, width: int, owner: str) -> None:
+    """Refuse a training pass whose smallest map leaves one value per channel, of which there is no variance."""
+    if n * height * width == 1:
+        raise UserError(
+            f"{owner}: one image with a map of 1x1 leaves batch norm one value per channel",
+            "at least two values in training",
+            "use a larger batch or image, or eval()",
+        )
+
+
+def check_vector(values: Tensor, length: int, owner: str, name: str = "weights") -> None:
+    """Refuse weights that are no 1-D tensor of the given length."""
+    if not isinstance(values, Tensor):
+        raise TypeError(f"{owner}: {name} is a {type(values).__name__}; expected a tensor [{length}]")
+    if values.ndim != 1 or len(values) != length:
+        raise UserError(f"{owner}: {name} has shape {list(values.shape)}", f"[{length}]")
+
+
+def check_active(active: Sequence[int], count: int, owner: str) -> None:
+    """Refuse active indices that are empty, out of range or given twice."""
+    if not active or len(set(active)) < len(active) or not all(0 <= k < count for k in active):
+        raise UserError(f"{owner}: active is {tuple(active)}", f"distinct indices from 0 to {count - 1}, at least one")

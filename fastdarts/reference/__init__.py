@@ -1,0 +1,36 @@
+"""Every operation of the engine in plain torch: any device, any floating dtype, double backward; the oracle."""
+
+from __future__ import annotations
+
+from fastdarts.reference.augment import augment
+from fastdarts.reference.batch_norm import Norm, batch_norm
+from fastdarts.reference.convolution import conv_7x1_1x7, dil_conv, relu_conv_bn, sep_conv
+from fastdarts.reference.drop_path import drop_path
+from fastdarts.reference.factorised_reduce import factorised_reduce
+from fastdarts.reference.mixed_sum import mixed_sum, weighted_sum
+from fastdarts.reference.parameter_free import avg_pool, max_pool, noise, zero
+from fastdarts.reference.partial_channels import bypass, channel_shuffle, partial_channels
+from fastdarts.reference.relaxation import edge_normalisation, mixing_weights
+
+__all__ = [
+    "Norm",
+    "augment",
+    "avg_pool",
+    "batch_norm",
+    "bypass",
+    "channel_shuffle",
+    "conv_7x1_1x7",
+    "dil_conv",
+    "drop_path",
+    "edge_normalisation",
+    "factorised_reduce",
+    "max_pool",
+    "mixed_sum",
+    "mixing_weights",
+    "noise",
+    "partial_channels",
+    "relu_conv_bn",
+    "sep_conv",
+    "weighted_sum",
+    "zero",
+]
