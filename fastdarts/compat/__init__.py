@@ -1,0 +1,7 @@
+"""Other projects' names over fastdarts: :mod:`fastdarts.compat.darts` and :mod:`fastdarts.compat.pcdarts`."""
+
+from __future__ import annotations
+
+from fastdarts.compat import darts, pcdarts
+
+__all__ = ["darts", "pcdarts"]

@@ -1,0 +1,78 @@
+"""quark0's genotype as a named tuple, and the way to fastdarts' own and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from fastdarts import spaces
+from fastdarts.errors import UserError
+
+__all__ = ["PRIMITIVES", "Genotype", "from_genotype", "to_genotype"]
+
+PRIMITIVES = [
+    "none",
+    "max_pool_3x3",
+    "avg_pool_3x3",
+    "skip_connect",
+    "sep_conv_3x3",
+    "sep_conv_5x5",
+    "dil_conv_3x3",
+    "dil_conv_5x5",
+]
+"""The candidates of every edge, in the order of the columns of alpha: facts section 1."""
+
+
+class Genotype(NamedTuple):
+    """A pair of cells as quark0 writes them; equal to the peers' named tuple of the same fields.
+
+    Args:
+        normal: (primitive, source) of each edge of the normal cell, two per node.
+        normal_concat: states whose concatenation is the normal cell's output.
+        reduce: the same of the reduction cell.
+        reduce_concat: the same of the reduction cell.
+    """
+
+    normal: Sequence[tuple[str, int]]
+    normal_concat: Sequence[int]
+    reduce: Sequence[tuple[str, int]]
+    reduce_concat: Sequence[int]
+
+
+def from_genotype(genotype: spaces.Genotype) -> Genotype:
+    """quark0's form of a genotype of shared cells: edges as a flat list, concat as a range where it is one."""
+
+    def edges(cell: spaces.CellGenotype) -> list[tuple[str, int]]:
+        return [(op, source) for op, source, _ in cell.edges()]
+
+    def concat(cell: spaces.CellGenotype) -> Sequence[int]:
+        run = range(cell.concat[0], cell.concat[0] + len(cell.concat))
+        return run if cell.concat == tuple(run) else list(cell.concat)
+
+    normal, reduce = genotype.normal, genotype.reduce
+    return Genotype(edges(normal), concat(normal), edges(reduce), concat(reduce))
+
+
+def to_genotype(genotype: Genotype | spaces.Genotype) -> spaces.Genotype:
+    """fastdarts' form of a genotype with quark0's four fields, of whichever class; fastdarts' own as it is.
+
+    Raises:
+        UserError: an odd number of edges, or what :class:`fastdarts.spaces.CellGenotype` refuses.
+        TypeError: something without the four fields.
+    """
+    if isinstance(genotype, spaces.Genotype):
+        return genotype
+    if not all(hasattr(genotype, field) for field in Genotype._fields):
+        raise TypeError(f"genotype is a {type(genotype).__name__}; expected the fields {', '.join(Genotype._fields)}")
+
+    def cell(kind: str, edges: Sequence[tuple[str, int]], concat: Sequence[int]) -> spaces.CellGenotype:
+        if len(edges) % 2:
+            raise UserError(f"the {kind} cell has {len(edges)} edges", "two per node")
+        return spaces.CellGenotype(tuple(zip(edges[::2], edges[1::2], strict=True)), tuple(concat))
+
+    return spaces.Genotype(
+        {
+            "normal": cell("normal", genotype.normal, genotype.normal_concat),
+            "reduce": cell("reduce", genotype.reduce, genotype.reduce_concat),
+        }
+    )

@@ -1,0 +1,144 @@
+"""What quark0's and PC-DARTS' search networks share: construction, architecture tensors, genotype."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastdarts.compat.genotypes import PRIMITIVES, Genotype, from_genotype
+from fastdarts.errors import UserError
+from fastdarts.nn import Place, StackedCell, Trunk
+from fastdarts.spaces import CellSpace, Edge, Space, derive
+
+__all__ = ["SearchNetwork", "architecture_tensor", "dense_cell"]
+
+ALPHA_SCALE = 1e-3
+
+
+def dense_cell(steps: int, multiplier: int) -> CellSpace:
+    """The cell in which every node takes every earlier state, all of :data:`PRIMITIVES` on every edge.
+
+    Args:
+        steps: number of nodes.
+        multiplier: number of nodes, the last ones, that make the output.
+
+    Raises:
+        UserError: fewer nodes than the output takes.
+    """
+    if not 1 <= multiplier <= steps:
+        raise UserError(f"multiplier is {multiplier} in a cell of {steps} steps", f"1 to {steps}")
+    edges = (Edge(source, node, tuple(PRIMITIVES)) for node in range(2, 2 + steps) for source in range(node))
+    return CellSpace(tuple(edges), steps, tuple(range(2 + steps - multiplier, 2 + steps)))
+
+
+class SearchNetwork(Trunk):
+    """A search network whose architecture parameters are plain tensors, outside `parameters()` and `state_dict()`.
+
+    They follow `.to()`, `.cuda()` and `.double()` in place, so that an optimiser made before keeps them.
+    """
+
+    cell_class: Callable[..., StackedCell]
+
+    def __init__(
+        self,
+        C: int,
+        num_classes: int,
+        layers: int,
+        criterion: Callable[[Tensor, Tensor], Tensor],
+        steps: int = 4,
+        multiplier: int = 4,
+        stem_multiplier: int = 3,
+    ) -> None:
+        cell_class = type(self).cell_class
+
+        def build_cell(place: Place) -> StackedCell:
+            return cell_class(
+                steps,
+                multiplier,
+                place.c_prev_prev,
+                place.c_prev,
+                place.channels,
+                place.reduction,
+                place.reduction_prev,
+            )
+
+        cell = dense_cell(steps, multiplier)
+        super().__init__(
+            build_cell,
+            channels=C,
+            layers=layers,
+            reductions=(layers // 3, 2 * layers // 3),
+            classes=num_classes,
+            in_channels=3,
+            stem="cifar",
+            stem_channels=stem_multiplier * C,
+        )
+        self._C, self._num_classes, self._layers, self._criterion = C, num_classes, layers, criterion
+        self._steps, self._multiplier, self._stem_multiplier = steps, multiplier, stem_multiplier
+        self.space = Space("quark0", cell, cell, layers=layers, source="Liu et al. 2019 (DARTS)")
+        self._initialize_alphas()
+
+    def _initialize_alphas(self) -> None:
+        cell = self.space.normal
+        self.alphas_normal = architecture_tensor(len(cell.edges), cell.width)
+        self.alphas_reduce = architecture_tensor(len(cell.edges), cell.width)
+        self._arch_parameters = [self.alphas_normal, self.alphas_reduce]
+
+    def arch_parameters(self) -> list[Tensor]:
+        """The architecture parameters, in the peers' order; the list that the optimiser of the alphas takes."""
+        return self._arch_parameters
+
+    def new(self) -> SearchNetwork:
+        """A network of the same sizes with these alphas and fresh weights, on the same device, of the same dtype."""
+        fresh = type(self)(
+            self._C,
+            self._num_classes,
+            self._layers,
+            self._criterion,
+            self._steps,
+            self._multiplier,
+            self._stem_multiplier,
+        ).to(self.alphas_normal)
+        with torch.no_grad():
+            for theirs, ours in zip(fresh.arch_parameters(), self.arch_parameters(), strict=True):
+                theirs.copy_(ours)
+        return fresh
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Logits [N, num_classes] of images [N, 3, H, W]."""
+        older, newer = self.begin(input)
+        for cell in self.cells:
+            # Anew for every cell, as the peers do: the gradients of the alphas are then summed in their order.
+            older, newer = newer, cell(older, newer, *self.relaxed("reduce" if cell.reduction else "normal"))
+        return self.classify(newer)
+
+    def relaxed(self, kind: str) -> tuple[Tensor, ...]:
+        """The mixing weights of the cells of a kind, `normal` or `reduce`; [E, K]."""
+        return (getattr(self, f"alphas_{kind}").softmax(dim=-1),)
+
+    def _loss(self, input: Tensor, target: Tensor) -> Tensor:
+        return self._criterion(self(input), target)
+
+    @torch.no_grad()
+    def genotype(self) -> Genotype:
+        """The discrete architecture of the present alphas: two strongest edges a node, their strongest primitives."""
+        relaxed = {kind: self.relaxed(kind) for kind in ("normal", "reduce")}
+        weights = {kind: each[0] for kind, each in relaxed.items()}
+        edge_weights = {kind: each[1] for kind, each in relaxed.items() if len(each) > 1}
+        return from_genotype(derive(self.space, weights, layers=self._layers, edge_weights=edge_weights or None))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        super()._apply(fn, recurse)
+        for alpha in self.arch_parameters():
+            alpha.data = fn(alpha.data)
+            if alpha.grad is not None:
+                alpha.grad.data = fn(alpha.grad.data)
+        return self
+
+
+def architecture_tensor(*shape: int) -> Tensor:
+    """Small random values [*shape] that require grad, a leaf: 1e-3 * normal(0, 1), as the peers start."""
+    return (ALPHA_SCALE * torch.randn(*shape)).requires_grad_()
