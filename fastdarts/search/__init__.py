@@ -1,0 +1,27 @@
+"""The search: methods as compositions of choices, hypergradients, and the loop that knows none of their names."""
+
+from __future__ import annotations
+
+from fastdarts.search.config import SearchConfig
+from fastdarts.search.hypergradient import KINDS, HypergradientError, hypergradient, hypergradient_error
+from fastdarts.search.loop import SearchResult, resume, search
+from fastdarts.search.methods import METHODS, Method, configure, method
+from fastdarts.search.progress import Progress
+from fastdarts.search.runner import Interrupted
+
+__all__ = [
+    "KINDS",
+    "METHODS",
+    "HypergradientError",
+    "Interrupted",
+    "Method",
+    "Progress",
+    "SearchConfig",
+    "SearchResult",
+    "configure",
+    "hypergradient",
+    "hypergradient_error",
+    "method",
+    "resume",
+    "search",
+]

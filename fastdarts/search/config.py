@@ -1,0 +1,171 @@
+"""Everything that decides a search, checked before anything is allocated."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fastdarts.errors import UserError
+from fastdarts.search.hypergradient import KINDS
+
+__all__ = ["SearchConfig", "check_fields", "config_from_json"]
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """The hyper-parameters of one search; the defaults are DARTS' (facts: Liu et al. 2019, section 3.1).
+
+    Build it with :func:`fastdarts.search.configure`, which fills in the published values of the method and the
+    small ones of the shipped data set.
+
+    Args:
+        method: a name of :data:`fastdarts.search.METHODS`.
+        space: a name of :func:`fastdarts.spaces.space_names`.
+        data: a name of :func:`fastdarts.data.names`, or ``custom`` for a data set given from Python.
+        data_root: the folder or file of the data set, where it is not shipped.
+        seed: of the split, the weights, the alphas, the batches and the augmentation.
+        epochs: passes over the weight level's half of the training set.
+        batch_size: images a step, at both levels.
+        channels: C, the width of the first cells.
+        layers: number of cells.
+        partial: K of PC-DARTS; candidates run on C / K channels. 1: all channels.
+        edge_normalisation: whether every edge has a weight beta of its own (PC-DARTS, Eq. 4).
+        hypergradient: a kind of :func:`fastdarts.search.hypergradient`.
+        epsilon: step of the finite differences, over the norm of the direction.
+        eta: amending coefficient (amended kinds only).
+        one_level: alphas and weights both learn on the whole training set (DARTS, section 3.3).
+        arch_start_epoch: first epoch in which the alphas learn (PC-DARTS: 15).
+        train_portion: share of the training set that trains weights; the rest trains alphas.
+        lr, lr_min: learning rate of the weights, cosine from the one to the other over the epochs.
+        momentum, weight_decay, grad_clip: of the weights' SGD; ``grad_clip`` is the largest norm, 0 for none.
+        arch_lr, arch_beta1, arch_beta2, arch_weight_decay: of the alphas' Adam.
+        crop: pixels of zero padding before a random crop; ``flip``: mirror half of the images;
+            ``cutout``: side in pixels of the square that is set to zero, 0 for none.
+        check_hypergradient: epochs at whose start the finite-difference hypergradient is compared with the
+            exact one (one step each).
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        backend: a name of :func:`fastdarts.use_backend`.
+        save_every: epochs between checkpoints.
+    """
+
+    method: str = "darts-first"
+    space: str = "darts"
+    data: str = "digits"
+    data_root: str | None = None
+    seed: int = 2
+    epochs: int = 50
+    batch_size: int = 64
+    channels: int = 16
+    layers: int = 8
+    partial: int = 1
+    edge_normalisation: bool = False
+    hypergradient: str = "first"
+    epsilon: float = 0.01
+    eta: float = 0.1
+    one_level: bool = False
+    arch_start_epoch: int = 0
+    train_portion: float = 0.5
+    lr: float = 0.025
+    lr_min: float = 0.001
+    momentum: float = 0.9
+    weight_decay: float = 3e-4
+    grad_clip: float = 5.0
+    arch_lr: float = 3e-4
+    arch_beta1: float = 0.5
+    arch_beta2: float = 0.999
+    arch_weight_decay: float = 1e-3
+    crop: int = 0
+    flip: bool = False
+    cutout: int = 0
+    check_hypergradient: tuple[int, ...] = ()
+    device: str = "auto"
+    backend: str = "auto"
+    save_every: int = 1
+
+    def __post_init__(self) -> None:
+        check_fields(
+            self,
+            at_least_one=("epochs", "batch_size", "channels", "layers", "partial", "save_every"),
+            not_negative=(
+                *("seed", "arch_start_epoch", "crop", "cutout", "lr", "lr_min", "weight_decay", "grad_clip"),
+                *("arch_lr", "arch_weight_decay", "eta"),
+            ),
+            fractions=("momentum", "arch_beta1", "arch_beta2"),
+        )
+        if not 0.0 < self.train_portion < 1.0:
+            raise UserError(f"train_portion is {self.train_portion}", "a number between 0 and 1, both excluded")
+        if not self.epsilon > 0.0:
+            raise UserError(f"epsilon is {self.epsilon}", "a positive number", "DARTS uses 0.01")
+        if self.hypergradient not in KINDS:
+            raise UserError(f"unknown hypergradient {self.hypergradient!r}", f"one of {', '.join(KINDS)}")
+        if self.hypergradient.startswith("second") and not self.lr:
+            raise UserError(f"lr is 0 with hypergradient {self.hypergradient!r}", "a step to unroll", "use 'first'")
+        if self.channels % self.partial:
+            raise UserError(
+                f"channels {self.channels} with partial {self.partial}",
+                "a K that divides the channels",
+                f"use --channels {math.ceil(self.channels / self.partial) * self.partial}",
+            )
+        late = [epoch for epoch in self.check_hypergradient if not 0 <= epoch < self.epochs]
+        if late:
+            raise UserError(f"check_hypergradient names epoch {late[0]}", f"epochs from 0 to {self.epochs - 1}")
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return dataclasses.asdict(self) | {"check_hypergradient": list(self.check_hypergradient)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> SearchConfig:
+        """Inverse of :meth:`to_json`; unknown and missing fields are refused."""
+        values = dict(values)
+        if "check_hypergradient" in values:
+            values["check_hypergradient"] = tuple(values["check_hypergradient"])
+        return config_from_json(cls, values)
+
+
+def config_from_json(cls: type, values: Mapping[str, Any]) -> Any:
+    """Build a configuration dataclass from exactly its own fields.
+
+    Raises:
+        UserError: naming the unknown or missing fields.
+    """
+    known = {field.name for field in dataclasses.fields(cls)}
+    wrong = sorted(known ^ set(values))
+    if wrong:
+        raise UserError(
+            f"the configuration has unknown or missing fields: {', '.join(wrong)}",
+            f"the fields of {cls.__name__}",
+            "it was written by another version of fastdarts, or edited: use that version, or start a new run",
+        )
+    return cls(**values)
+
+
+def check_fields(
+    config: Any, *, at_least_one: tuple[str, ...], not_negative: tuple[str, ...], fractions: tuple[str, ...]
+) -> None:
+    """Check types (from the annotations) and ranges of a configuration's fields.
+
+    Raises:
+        UserError: naming the first field that is wrong.
+    """
+    kinds = {"int": int, "float": (int, float), "bool": bool, "str": str}
+    for field in dataclasses.fields(config):
+        value, kind = getattr(config, field.name), kinds.get(str(field.type))
+        if kind is None:
+            continue
+        if not isinstance(value, kind) or (isinstance(value, bool) and field.type != "bool"):
+            raise UserError(f"{field.name} is {value!r}", f"a value of type {field.type}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{field.name} is {value}", "a finite number")
+    for name in at_least_one:
+        if getattr(config, name) < 1:
+            raise UserError(f"{name} is {getattr(config, name)}", "at least 1")
+    for name in not_negative:
+        if getattr(config, name) < 0:
+            raise UserError(f"{name} is {getattr(config, name)}", "0 or more")
+    for name in fractions:
+        if not 0.0 <= getattr(config, name) < 1.0:
+            raise UserError(f"{name} is {getattr(config, name)}", "from 0 to below 1")

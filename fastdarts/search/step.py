@@ -1,0 +1,124 @@
+"""One step of the search: the architecture level, then the weight level."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastdarts.nn import Supernet
+from fastdarts.search.config import SearchConfig
+from fastdarts.search.hypergradient import HypergradientError, hypergradient, hypergradient_error
+from fastdarts.search.relaxation import Relaxation
+
+__all__ = ["Batch", "SearchStep"]
+
+Batch = tuple[Tensor, Tensor]
+
+# Which kind a finite-difference hypergradient is measured against is known to hypergradient_error.
+_FINITE_DIFFERENCES = ("second", "amended")
+
+
+class SearchStep:
+    """Both levels' updates of one step, in DARTS' order (Algorithm 1): alphas on the validation batch, then
+    weights on the training batch.
+
+    The weight level's pass sees constant mixing weights and the architecture level's asks no weight gradient,
+    so neither pays for the other's backward.
+    """
+
+    def __init__(self, model: Supernet, config: SearchConfig, relaxation: Relaxation) -> None:
+        self.model, self.config, self.relaxation = model, config, relaxation
+        self.weights = model.weight_parameters()
+        self.alphas = model.arch_parameters()
+        self.weight_optimizer = torch.optim.SGD(
+            self.weights, config.lr, momentum=config.momentum, weight_decay=config.weight_decay
+        )
+        self.arch_optimizer = torch.optim.Adam(
+            self.alphas,
+            config.arch_lr,
+            betas=(config.arch_beta1, config.arch_beta2),
+            weight_decay=config.arch_weight_decay,
+        )
+
+    def set_lr(self, lr: float) -> None:
+        """Set the weights' learning rate, which is also the unrolled step's."""
+        for group in self.weight_optimizer.param_groups:
+            group["lr"] = lr
+
+    def __call__(self, train: Batch, valid: Batch | None, progress: float) -> dict[str, Tensor]:
+        """Update alphas (unless ``valid`` is None) and weights; return the losses and accuracies as scalars.
+
+        Args:
+            train: images [B, C, H, W] float32 and labels [B] int64 of the weight level.
+            valid: the same of the architecture level; None while the alphas wait.
+            progress: share of the search behind, from 0 to 1.
+        """
+        values: dict[str, Tensor] = {}
+        if valid is not None:
+            values |= self.arch_step(train, valid, progress)
+        return values | self.weight_step(train, progress)
+
+    def arch_step(self, train: Batch, valid: Batch, progress: float) -> dict[str, Tensor]:
+        """Adam on the alphas along the hypergradient."""
+        seen: dict[str, Tensor] = {}
+        gradients = hypergradient(
+            self.config.hypergradient, **self._problem(train, valid, progress, seen), module_state="peer"
+        )
+        for alpha, gradient in zip(self.alphas, gradients, strict=True):
+            alpha.grad = gradient
+        self.arch_optimizer.step()
+        self.arch_optimizer.zero_grad(set_to_none=True)
+        return {f"arch_{name}": value for name, value in seen.items()}
+
+    def weight_step(self, train: Batch, progress: float) -> dict[str, Tensor]:
+        """SGD on the weights, gradient norm clipped."""
+        with torch.no_grad():
+            mixing = self.relaxation(self.model, progress)
+        logits = self.model(train[0], **mixing)
+        loss = F.cross_entropy(logits, train[1])
+        loss.backward()
+        if self.config.grad_clip:
+            torch.nn.utils.clip_grad_norm_(self.weights, self.config.grad_clip)
+        self.weight_optimizer.step()
+        self.weight_optimizer.zero_grad(set_to_none=True)
+        return {"train_loss": loss.detach(), "train_accuracy": accuracy(logits, train[1])}
+
+    def check(self, train: Batch, valid: Batch, progress: float) -> HypergradientError | None:
+        """The finite-difference hypergradient's error against the exact one; None for kinds without one."""
+        kind = self.config.hypergradient
+        if kind not in _FINITE_DIFFERENCES:
+            return None
+        return hypergradient_error(kind, **self._problem(train, valid, progress, {}))
+
+    def _problem(self, train: Batch, valid: Batch, progress: float, seen: dict[str, Tensor]) -> dict[str, Any]:
+        config = self.config
+        # The loss that the hypergradient differentiates: what it evaluates besides is at moved weights.
+        own = "train" if config.hypergradient == "one-level" else "valid"
+
+        def loss(level: str, batch: Batch) -> Tensor:
+            logits = self.model(batch[0], **self.relaxation(self.model, progress))
+            value = F.cross_entropy(logits, batch[1])
+            if level == own and not seen:
+                seen.update({"loss": value.detach(), "accuracy": accuracy(logits, batch[1])})
+            return value
+
+        return {
+            "loss_train": lambda: loss("train", train),
+            "loss_val": lambda: loss("valid", valid),
+            "weights": self.weights,
+            "alphas": self.alphas,
+            "lr": self.weight_optimizer.param_groups[0]["lr"],
+            "momentum": config.momentum,
+            "momentum_buffers": [self.weight_optimizer.state[w].get("momentum_buffer") for w in self.weights],
+            "weight_decay": config.weight_decay,
+            "epsilon": config.epsilon,
+            "eta": config.eta,
+        }
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Share of rows of ``logits`` [B, classes] whose largest entry is the label, as a scalar tensor."""
+    return (logits.detach().argmax(1) == labels).double().mean()

@@ -1,0 +1,249 @@
+"""The loop end to end: records, learning, and resumption bit for bit after any kind of stop."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fastdarts.errors import UserError
+from fastdarts.runs import RunFolder
+from fastdarts.search import METHODS, Interrupted, Progress, resume
+from fastdarts.search import search as search_in
+from fastdarts.spaces import define_space, parse_genotype
+from tests import tiny
+
+search = functools.partial(search_in, search_space=tiny.SPACE)
+
+
+def _metrics(path: Path) -> list[dict[str, Any]]:
+    return tiny.untimed(RunFolder.open(path).metrics())
+
+
+def _assert_same_run(left: Path, right: Path) -> None:
+    ours, theirs = tiny.state_of(left), tiny.state_of(right)
+    assert ours.keys() == theirs.keys()
+    # The seconds spent are the only part of the state that the clock decides; they are plain numbers, not tensors.
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+    assert _metrics(left) == _metrics(right)
+    names = sorted(each.name for each in (left / "epochs").iterdir())
+    assert names == sorted(each.name for each in (right / "epochs").iterdir())
+    for name in names:
+        assert (left / "epochs" / name).read_bytes() == (right / "epochs" / name).read_bytes()
+
+
+class _StopAt(Progress):
+    """Sends a signal when a certain step was done."""
+
+    def __init__(self, step: int, number: int = signal.SIGINT) -> None:
+        self.left, self.number = step, number
+
+    def wants_step(self) -> bool:
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), self.number)
+        return False
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_searches_and_resumes_bit_for_bit(name: str, tmp_path: Path) -> None:
+    config = tiny.config(name)
+    whole = search(config, tmp_path / "whole", train_set=tiny.images())
+    with pytest.raises(Interrupted, match="stopped; the state is saved"):
+        search(config, tmp_path / "cut", train_set=tiny.images(), progress=_StopAt(4))
+    resumed = resume(tmp_path / "cut", train_set=tiny.images())
+    _assert_same_run(tmp_path / "whole", tmp_path / "cut")
+    assert resumed.genotype == whole.genotype
+    assert (resumed.valid_loss, resumed.valid_accuracy) == (whole.valid_loss, whole.valid_accuracy)
+
+
+def test_a_run_folder_holds_what_the_docs_promise(tmp_path: Path) -> None:
+    config = tiny.config(hypergradient="second", check_hypergradient=(1,))
+    result = search(config, tmp_path / "run", train_set=tiny.images(), command="as typed")
+    folder = RunFolder.open(result.path)
+    assert folder.config["config"] == config.to_json() | {"space": "tiny"}
+    assert folder.config["command"] == "as typed"
+    epochs = [each for each in folder.metrics() if each["kind"] == "epoch"]
+    assert [each["epoch"] for each in epochs] == [0, 1]
+    steps = epochs[0]["step"]
+    assert epochs[1]["step"] == 2 * steps == 6
+    for record in epochs:
+        assert 0.0 <= record["valid_accuracy"] <= 1.0
+        assert record["skips"].keys() == record["entropy"].keys() == {"normal", "reduce"}
+        assert record["parameters"] > 0
+        assert record["peak_bytes"] > 0
+    checks = [each for each in folder.metrics() if each["kind"] == "hypergradient"]
+    assert [(each["epoch"], each["method_kind"]) for each in checks] == [(1, "second")]
+    assert folder.read_json("epochs/0001.json")["text"] == result.genotype.text()
+    assert parse_genotype((result.path / "genotype.txt").read_text()) == result.genotype
+    edges = folder.read_json("epochs/0000.json")["edges"]["normal"]
+    assert len(edges) == 5
+    assert edges[0]["primitives"] == list(tiny.SPACE.normal.edges[0].primitives)
+    assert list(result.path.glob("events.out.tfevents.*"))
+    assert result.to_json()["text"] == result.genotype.text()
+
+
+def test_it_learns(tmp_path: Path) -> None:
+    config = tiny.config(epochs=6, lr=0.1, arch_lr=0.02)
+    result = search(config, tmp_path / "run", train_set=tiny.images(96))
+    epochs = [each for each in RunFolder.open(result.path).metrics() if each["kind"] == "epoch"]
+    assert epochs[-1]["train_loss"] < 0.5 * epochs[0]["train_loss"]
+    assert result.valid_accuracy > 0.8
+    assert epochs[-1]["entropy"]["normal"] < epochs[0]["entropy"]["normal"]
+
+
+def test_checking_the_hypergradient_changes_nothing(tmp_path: Path) -> None:
+    plain = tiny.config("darts-second")
+    search(plain, tmp_path / "plain", train_set=tiny.images())
+    search(tiny.config("darts-second", check_hypergradient=(0, 1)), tmp_path / "checked", train_set=tiny.images())
+    left, right = tiny.state_of(tmp_path / "plain"), tiny.state_of(tmp_path / "checked")
+    assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_alphas_wait_until_their_epoch(tmp_path: Path) -> None:
+    search(tiny.config("pc-darts", epochs=2, arch_start_epoch=1), tmp_path / "run", train_set=tiny.images())
+    folder = RunFolder.open(tmp_path / "run")
+    first, second = (folder.read_json(f"epochs/000{epoch}.json")["alphas"] for epoch in (0, 1))
+    assert first != second
+    records = [each for each in folder.metrics() if each["kind"] == "epoch"]
+    assert "arch_loss" not in records[0]
+    assert "arch_loss" in records[1]
+
+
+def test_the_same_seed_gives_the_same_search_and_another_does_not(tmp_path: Path) -> None:
+    for name, seed in (("a", 2), ("b", 2), ("c", 3)):
+        search(tiny.config(seed=seed, epochs=1), tmp_path / name, train_set=tiny.images())
+    _assert_same_run(tmp_path / "a", tmp_path / "b")
+    assert _metrics(tmp_path / "a") != _metrics(tmp_path / "c")
+
+
+def test_the_backends_search_alike(tmp_path: Path) -> None:
+    for name in ("auto", "reference"):
+        search(tiny.config(backend=name, epochs=1), tmp_path / name, train_set=tiny.images())
+    assert _metrics(tmp_path / "auto") == _metrics(tmp_path / "reference")
+
+
+def test_a_space_of_ones_own_survives_resumption(tmp_path: Path) -> None:
+    edges = {(0, 2): ("skip_connect", "sep_conv_3x3"), (1, 2): ("max_pool_3x3",), (2, 3): ("none", "dil_conv_3x3")}
+    own = define_space("own", edges, layers=3, keep=1)
+    config = tiny.config(space="own", layers=3)
+    search(config, tmp_path / "whole", train_set=tiny.images(), search_space=own)
+    with pytest.raises(Interrupted):
+        search(config, tmp_path / "cut", train_set=tiny.images(), search_space=own, progress=_StopAt(2))
+    resume(tmp_path / "cut", train_set=tiny.images())
+    _assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_termination_is_as_gentle_as_an_interrupt(tmp_path: Path) -> None:
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Interrupted):
+        search(tiny.config(), tmp_path / "run", train_set=tiny.images(), progress=_StopAt(3, signal.SIGTERM))
+    assert signal.getsignal(signal.SIGTERM) is handler
+    assert resume(tmp_path / "run", train_set=tiny.images()).epochs == 2
+
+
+def test_a_finished_run_resumes_to_the_same_result(tmp_path: Path) -> None:
+    done = search(tiny.config(epochs=1), tmp_path / "run", train_set=tiny.images())
+    assert resume(tmp_path / "run", train_set=tiny.images()) == done
+
+
+def test_the_checkpoint_before_gives_the_same_end(tmp_path: Path) -> None:
+    search(tiny.config(), tmp_path / "whole", train_set=tiny.images())
+    search(tiny.config(), tmp_path / "back", train_set=tiny.images())
+    newest = sorted((tmp_path / "back" / "checkpoints").iterdir())[-1]
+    tensors = newest / "tensors.safetensors"
+    tensors.write_bytes(tensors.read_bytes()[:100])
+    with pytest.raises(UserError, match="--previous"):
+        resume(tmp_path / "back", train_set=tiny.images())
+    resume(tmp_path / "back", train_set=tiny.images(), previous=True)
+    _assert_same_run(tmp_path / "whole", tmp_path / "back")
+
+
+@pytest.mark.slow
+def test_kill_9_at_any_moment_then_resume_is_bit_for_bit(tmp_path: Path) -> None:
+    script = tmp_path / "run.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import sys, torch
+            from fastdarts.search import search, resume
+            from tests import tiny
+            torch.set_num_threads(1)
+            if sys.argv[1] == "search":
+                search(tiny.config(epochs=3), sys.argv[2], train_set=tiny.images(), search_space=tiny.SPACE)
+            else:
+                resume(sys.argv[2], train_set=tiny.images())
+            """
+        )
+    )
+    root = Path(__file__).parents[1]
+    environment = os.environ | {"PYTHONPATH": str(root)}
+
+    def start(*arguments: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, str(script), *arguments], cwd=root, env=environment)
+
+    assert start("search", str(tmp_path / "whole")).wait(120) == 0
+    cut = tmp_path / "cut"
+    process = start("search", str(cut))
+    kills = 0
+    for moment in ("metrics.jsonl", "checkpoints", "epochs/0001.json"):
+        deadline = time.monotonic() + 60
+        while not (cut / moment).exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+        time.sleep(0.05)
+        if process.poll() is None:
+            process.kill()
+            kills += 1
+        process.wait(60)
+        process = start("resume", str(cut))
+    assert process.wait(120) == 0
+    assert kills
+    _assert_same_run(tmp_path / "whole", cut)
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (lambda path: search(tiny.config(), path), "data 'custom' without a train_set"),
+        (lambda path: search(tiny.config(batch_size=40), path, train_set=tiny.images()), "batch"),
+        (lambda path: search_in(tiny.config(space="nowhere"), path, train_set=tiny.images()), "nowhere"),
+        (lambda path: search(tiny.config(device="tpu"), path, train_set=tiny.images()), "unknown device 'tpu'"),
+        (lambda path: search(tiny.config(device="cuda:99"), path, train_set=tiny.images()), "torch sees"),
+    ],
+)
+def test_bad_input_writes_nothing(call: Any, told: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=told):
+        call(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_retraining_is_not_resumed_as_a_search(tmp_path: Path) -> None:
+    RunFolder.create(tmp_path / "other", {"kind": "retrain"})
+    with pytest.raises(UserError, match="holds a retrain run"):
+        resume(tmp_path / "other")
+
+
+def test_a_changed_environment_is_told(tmp_path: Path) -> None:
+    search(tiny.config(epochs=1), tmp_path / "run", train_set=tiny.images())
+    told: list[str] = []
+
+    class Listener(Progress):
+        def note(self, message: str) -> None:
+            told.append(message)
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    try:
+        resume(tmp_path / "run", train_set=tiny.images(), progress=Listener())
+    finally:
+        torch.set_num_threads(threads)
+    assert told == [f"the run was started with threads {threads}, this is {threads + 1}: its last bits may differ"]
