@@ -1,0 +1,80 @@
+"""What follows a search: retrain, comparison with random cells, drawings and report. Continues after a kill."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fastdarts import evaluate
+from fastdarts.report import draw_png, write_report, write_svg
+from fastdarts.runs import RunFolder
+from fastdarts.search import Progress, SearchResult
+from fastdarts.spaces import Space
+
+__all__ = ["finish_run", "record_comparison"]
+
+
+def finish_run(result: SearchResult, progress: Progress) -> dict[str, Any]:
+    """Do what the search's ``after`` asks for, and draw and report the whole.
+
+    Args:
+        result: a finished search's; ``after`` is read from its run folder.
+        progress: who watches.
+
+    Returns:
+        What the command prints: genotype, accuracies, comparison, report.
+    """
+    with RunFolder.open(result.path) as folder:
+        summary = _evaluate(result, folder, progress)
+    write_svg(result.genotype, result.path / "genotype.svg")
+    draw_png(result.genotype, result.path / "genotype.png")
+    report = write_report(result.path)
+    return summary | {"search_seconds": result.seconds, "run": str(result.path), "report": str(report)}
+
+
+def _evaluate(result: SearchResult, folder: RunFolder, progress: Progress) -> dict[str, Any]:
+    after, config = folder.config.get("after", {}), folder.config["config"]
+    summary: dict[str, Any] = {"genotype": result.genotype.text(), "valid_accuracy": result.valid_accuracy}
+    settings = evaluate.budget(
+        config["data"], data_root=config["data_root"], device=config["device"], backend=config["backend"]
+    )
+    if after.get("retrain_epochs"):
+        settings["epochs"] = after["retrain_epochs"]
+    if after.get("random_cells"):
+        space = Space.from_json(folder.config["space"])
+        comparison = evaluate.compare(
+            result.genotype,
+            folder.path / "compare",
+            search_space=space,
+            settings=settings,
+            random_cells=after["random_cells"],
+            progress=progress,
+        )
+        folder.write_json("comparison.json", comparison)
+        trained = RunFolder.open(folder.path / "compare" / "trainings" / "found-seed0")
+        folder.write_json("retrain.json", trained.read_json("retrain.json"))
+        summary |= {"test_accuracy": comparison["found"]["mean"], "random_mean": comparison["random_mean"]}
+        summary |= {"random_std": comparison["random_std"], "random_interval95": comparison["interval95"]}
+        summary["beaten_by"] = comparison["beaten_by"]
+    elif after.get("retrain_epochs"):
+        trained = _retrain(result, settings, progress)
+        folder.write_json("retrain.json", trained)
+        summary["test_accuracy"] = trained["test_accuracy"]
+    return summary
+
+
+def _retrain(result: SearchResult, settings: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    path = result.path / "retrain"
+    if (path / "retrain.json").exists():
+        return RunFolder.open(path).read_json("retrain.json")
+    if path.exists():
+        return evaluate.continue_retrain(path, progress=progress)
+    config = evaluate.RetrainConfig(genotype=result.genotype.text(), **settings)
+    return evaluate.retrain(config, path, progress=progress)
+
+
+def record_comparison(path: Path, comparison: dict[str, Any]) -> Path:
+    """Put a comparison into a search's run folder and write its report anew."""
+    with RunFolder.open(path) as folder:
+        folder.write_json("comparison.json", comparison)
+    return write_report(path)

@@ -1,0 +1,81 @@
+"""The options of the commands, each said once. Methods, spaces and data sets are spelt out here because asking the
+packages for them would import torch for `--help`; `tests/test_cli.py` holds the lists to be true."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+__all__ = [
+    "TARGET_HELP",
+    "AsJson",
+    "Backend",
+    "BatchSize",
+    "Channels",
+    "CheckHypergradient",
+    "CompareRun",
+    "Data",
+    "Device",
+    "Epochs",
+    "Hypergradient",
+    "Layers",
+    "Method",
+    "Png",
+    "Previous",
+    "RandomCells",
+    "Report",
+    "Resume",
+    "RetrainEpochs",
+    "Root",
+    "Run",
+    "Seed",
+    "Seeds",
+    "Settings",
+    "Space",
+    "Svg",
+    "Target",
+]
+
+TARGET_HELP = "A run folder, a published name (DARTS_V2), a file, or a genotype's text."
+
+AsJson = Annotated[bool, Option("--json", help="Print the result as JSON on standard output, nothing else.")]
+Backend = Annotated[str, Option(help="Who computes: auto, reference or cpu; `fastdarts doctor` tells which are live.")]
+BatchSize = Annotated[int | None, Option(help="Images a step. (default: as published; digits 64)")]
+Channels = Annotated[int | None, Option(help="C, the width of the first cells. (default: as published; digits 8)")]
+CheckHypergradient = Annotated[str, Option(help="Epochs to compare finite differences with the exact gradient: 0,10.")]
+CompareRun = Annotated[Path | None, Option("--run", help="Folder of the comparison; the same call continues it.")]
+Data = Annotated[
+    str | None,
+    Option(help="digits (shipped), cifar10, cifar100, svhn, mnist or fashion-mnist. (default: the run's, or digits)"),
+]
+Device = Annotated[str, Option(help="auto, cpu, cuda or cuda:N.")]
+Epochs = Annotated[int | None, Option(help="Passes over the training images. (default: as published; digits 20 or 15)")]
+Hypergradient = Annotated[str | None, Option(help="Another kind than the method's, e.g. second-exact or amended.")]
+Layers = Annotated[int | None, Option(help="Number of cells. (default: as published; digits 4)")]
+Method = Annotated[str, Option(help="darts-one-level, darts-first, darts-second or pc-darts.")]
+Png = Annotated[Path | None, Option(help="Write the drawing as PNG.")]
+Previous = Annotated[bool, Option("--previous", help="With --resume: use the checkpoint before the newest one.")]
+RandomCells = Annotated[int, Option(help="Compare with so many random cells, retrained alike.")]
+Report = Annotated[bool, Option("--report", help="Write the run's report.html anew.")]
+Resume = Annotated[Path | None, Option(metavar="RUN", help="Continue this run, bit for bit, with its own settings.")]
+RetrainEpochs = Annotated[
+    int | None, Option(help="Then retrain and test the genotype; 0: do not. (default: 15 for digits, else 0)")
+]
+Root = Annotated[str | None, Option(help="Folder or file of the data set; docs/data.md says which file to get.")]
+Run = Annotated[Path | None, Option(help="Run folder to create. (default: runs/ and what, on what, when)")]
+Seed = Annotated[int | None, Option(help="Of everything random.")]
+Seeds = Annotated[str, Option(help="Training seeds, e.g. 0,1,2; every cell is trained with each.")]
+Settings = Annotated[
+    list[str] | None,
+    Option("--set", metavar="NAME=VALUE", help="Any other hyper-parameter, e.g. weight_decay=1e-3. Repeatable."),
+]
+Space = Annotated[
+    str | None,
+    Option(
+        help="darts, s1 to s4, amended-s1, amended-s2, amended-s2-full, or a JSON file. (default: the run's, or darts)"
+    ),
+]
+Svg = Annotated[Path | None, Option(help="Write the drawing as SVG.")]
+Target = Annotated[str | None, Argument(help=TARGET_HELP)]

@@ -1,0 +1,94 @@
+"""What a user may name where a genotype is wanted: a run folder, a file, a published name, or the text itself."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastdarts.errors import UserError
+from fastdarts.runs import RunFolder
+from fastdarts.spaces import PUBLISHED, Genotype, Space, parse_genotype, published, space
+
+__all__ = ["Target", "read_space", "read_target"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A genotype, and the search it came from where there is one."""
+
+    genotype: Genotype
+    name: str
+    run: RunFolder | None = None
+
+    def space(self) -> Space | None:
+        """The space the genotype was searched in, if it came from a run."""
+        return Space.from_json(self.run.config["space"]) if self.run and "space" in self.run.config else None
+
+
+def read_space(text: str) -> Space:
+    """The space named ``text``, or kept as JSON in the file of that name (``Space.to_json``).
+
+    Raises:
+        UserError: for an unknown name, or a file that holds no space.
+    """
+    path = Path(text)
+    return Space.from_json(_read_json(path)) if path.suffix == ".json" else space(text)
+
+
+def read_target(text: str | None) -> Target:
+    """Find out what ``text`` names.
+
+    Raises:
+        UserError: naming what it could have been.
+    """
+    if text is None:
+        raise UserError("no genotype was named", "a run folder, a published name, a file, or a genotype's text")
+    if any(mark in text for mark in "(|{["):
+        return Target(parse_genotype(text), "genotype")
+    path = Path(text)
+    if path.is_dir():
+        return _read_run(path)
+    if path.is_file():
+        return Target(_read_file(path), path.stem)
+    try:
+        return Target(published(text), text)
+    except UserError as error:
+        raise UserError(
+            f"{text!r} is no run folder, no file and no published genotype",
+            f"one of these, or a genotype's text; published are {', '.join(PUBLISHED)}",
+            error.remedy,
+        ) from error
+
+
+def _read_run(path: Path) -> Target:
+    folder = RunFolder.open(path)
+    if (path / "genotype.json").exists():
+        return Target(Genotype.from_json(folder.read_json("genotype.json")), path.name, folder)
+    if "genotype" in folder.config.get("config", {}):
+        return Target(parse_genotype(folder.config["config"]["genotype"]), path.name, folder)
+    epochs = sorted((path / "epochs").glob("*.json"))
+    if not epochs:
+        raise UserError(f"{path} has no genotype yet", "a run with at least one finished epoch")
+    return Target(Genotype.from_json(folder.read_json(f"epochs/{epochs[-1].name}")["genotype"]), path.name, folder)
+
+
+def _read_file(path: Path) -> Genotype:
+    if path.suffix == ".json":
+        return Genotype.from_json(_read_json(path))
+    return parse_genotype(_read_text(path))
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(_read_text(path))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is no JSON: {error}", "a file as fastdarts writes it") from error
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read as text: {error}", "a text file") from error

@@ -1,0 +1,8 @@
+"""The evaluation phase: retraining a derived network, and comparing it with random choice."""
+
+from __future__ import annotations
+
+from fastdarts.evaluate.compare import compare, statistics
+from fastdarts.evaluate.retrain import RetrainConfig, budget, continue_retrain, retrain
+
+__all__ = ["RetrainConfig", "budget", "compare", "continue_retrain", "retrain", "statistics"]

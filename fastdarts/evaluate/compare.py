@@ -1,0 +1,144 @@
+"""Did the search beat random choice? The found cell beside random cells of its space, at the same budget."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fastdarts.errors import UserError
+from fastdarts.evaluate.retrain import RetrainConfig, Sets, continue_retrain, retrain
+from fastdarts.runs import RunFolder
+from fastdarts.search.progress import Progress
+from fastdarts.spaces import Genotype, Space, random_genotype
+
+__all__ = ["compare", "statistics"]
+
+
+def compare(
+    found: Genotype,
+    path: str | os.PathLike[str],
+    *,
+    search_space: Space,
+    settings: Mapping[str, Any],
+    random_cells: int = 5,
+    seeds: Sequence[int] = (0,),
+    sets: Sets | None = None,
+    progress: Progress | None = None,
+    command: str = "",
+) -> dict[str, Any]:
+    """Retrain ``found`` and random genotypes of its space with the same budget and seeds, and compare.
+
+    Every network is a run of its own below ``path``; a finished one is not trained again and an unfinished
+    one continues, so calling this again after a kill gives the result of an uninterrupted call.
+
+    Args:
+        found: the genotype to judge.
+        path: the folder of the comparison, new or begun earlier with the same arguments.
+        search_space: where the random genotypes come from; cell ``i`` is ``random_genotype(..., seed=i)``.
+        settings: the budget, from :func:`fastdarts.evaluate.budget`.
+        random_cells: how many random genotypes, at least 2.
+        seeds: training seeds; every genotype is trained with each of them.
+        sets: (training, test) images for custom data.
+        progress: who watches.
+        command: how it was started, for the record.
+
+    Returns:
+        The record that is also written to ``comparison.json``: see :func:`statistics`.
+
+    Raises:
+        UserError: for bad arguments, or a folder begun with other ones.
+        Interrupted: on SIGINT or SIGTERM.
+    """
+    if random_cells < 2:
+        raise UserError(f"random_cells is {random_cells}", "at least 2, better 20", "an interval needs a spread")
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise UserError(f"seeds are {list(seeds)}", "one or more different numbers")
+    settings = {key: value for key, value in settings.items() if key != "seed"}
+    layers = settings.get("layers", RetrainConfig.layers)
+    randoms = [random_genotype(search_space, index, layers=layers) for index in range(random_cells)]
+    names = ["found"] + [f"random-{index:03d}" for index in range(random_cells)]
+    configs = {
+        f"{name}-seed{seed}": RetrainConfig(genotype=genotype.text(), seed=seed, **settings)
+        for name, genotype in zip(names, [found, *randoms], strict=True)
+        for seed in seeds
+    }
+    record = {"kind": "compare", "command": command, "space": search_space.to_json()}
+    record["trainings"] = {name: dataclasses.asdict(config) for name, config in configs.items()}
+    root = Path(path)
+    with RunFolder.open(root) if _begun(root) else RunFolder.create(root, record) as folder:
+        if {**folder.config, "command": ""} != {**record, "command": ""}:
+            raise UserError(
+                f"{root} was begun with another genotype, space, seed or budget",
+                "the arguments that began it",
+                "repeat them, or name another folder",
+            )
+        results = {
+            name: _train(config, folder.path / "trainings" / name, sets, progress or Progress())
+            for name, config in configs.items()
+        }
+        grouped = [[results[f"{name}-seed{seed}"] for seed in seeds] for name in names]
+        comparison = statistics(grouped[0], grouped[1:])
+        comparison |= {"seeds": list(seeds), "dataset": settings["data"], "space": search_space.name}
+        kept = ("epochs", "channels", "layers", "batch_size")
+        comparison["budget"] = {key: getattr(next(iter(configs.values())), key) for key in kept}
+        folder.write_json("comparison.json", comparison)
+    return comparison
+
+
+def _begun(path: Path) -> bool:
+    """Whether ``path`` is a run; what a kill during its creation leaves behind is none yet."""
+    return (path / "config.json").exists()
+
+
+def _train(config: RetrainConfig, path: Path, sets: Sets | None, progress: Progress) -> dict[str, Any]:
+    if not _begun(path):
+        return retrain(config, path, sets=sets, progress=progress)
+    if (path / "retrain.json").exists():
+        return RunFolder.open(path).read_json("retrain.json")
+    return continue_retrain(path, sets=sets, progress=progress)
+
+
+def statistics(found: Sequence[Mapping[str, Any]], randoms: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+    """Where the found genotype stands among the random ones.
+
+    Args:
+        found: the found genotype's results, one a training seed, as :func:`fastdarts.evaluate.retrain` returns.
+        randoms: the same for each random genotype.
+
+    Returns:
+        ``random_mean`` and ``random_std`` (over genotypes, n - 1) of the test accuracy, ``interval95`` (Student's
+        t, of the mean), ``beaten_by`` (share of random genotypes whose mean is above the found one's) with its
+        exact 95% interval ``beaten_by95`` (Clopper and Pearson 1934), and the single results.
+    """
+    from scipy import stats
+
+    def summary(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        accuracies = [result["test_accuracy"] for result in results]
+        return {
+            "text": results[0]["text"],
+            "accuracies": accuracies,
+            "mean": math.fsum(accuracies) / len(accuracies),
+            "parameters": results[0]["parameters"],
+        }
+
+    chosen, others = summary(found), [{"index": i} | summary(each) for i, each in enumerate(randoms)]
+    means = [each["mean"] for each in others]
+    count = len(means)
+    mean = math.fsum(means) / count
+    std = math.sqrt(math.fsum((each - mean) ** 2 for each in means) / (count - 1))
+    half = float(stats.t.ppf(0.975, count - 1)) * std / math.sqrt(count)
+    better = sum(each > chosen["mean"] for each in means)
+    exact = stats.binomtest(better, count).proportion_ci(0.95, "exact")
+    return {
+        "found": chosen,
+        "random": others,
+        "random_mean": mean,
+        "random_std": std,
+        "interval95": [mean - half, mean + half],
+        "beaten_by": better / count,
+        "beaten_by95": [float(exact.low), float(exact.high)],
+    }

@@ -1,0 +1,277 @@
+"""The evaluation phase: the derived network trained from scratch, and the test set read once, at the end."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastdarts._backend import use_backend
+from fastdarts.data import Augmentation, Batches, ImageSet, default_augmentation, load_images
+from fastdarts.errors import UserError
+from fastdarts.nn import DerivedNetwork
+from fastdarts.runs import Checkpoint, RunFolder
+from fastdarts.search.config import check_fields, config_from_json
+from fastdarts.search.environment import (
+    check_environment,
+    describe_environment,
+    reproducible,
+    resolve_device,
+    seed_everything,
+)
+from fastdarts.search.loop import evaluate
+from fastdarts.search.progress import Progress
+from fastdarts.search.runner import run_job
+from fastdarts.search.schedule import cosine
+from fastdarts.search.step import accuracy
+from fastdarts.spaces import Genotype, parse_genotype
+
+__all__ = ["RetrainConfig", "budget", "continue_retrain", "retrain"]
+
+
+@dataclass(frozen=True)
+class RetrainConfig:
+    """The hyper-parameters of the evaluation phase; the defaults are DARTS' for CIFAR-10 (section 3.2).
+
+    Args:
+        genotype: the genotype's text.
+        data, data_root, seed, device, backend, save_every, crop, flip: as for the search.
+        epochs: passes over the whole training set.
+        batch_size: images a step.
+        channels: C, the width of the first cells.
+        layers: number of cells.
+        auxiliary: weight of the auxiliary head's loss, 0 for no head.
+        drop_path: probability of dropping a path in the last epoch; it rises linearly from 0.
+        label_smoothing: of the cross-entropy (ImageNet: 0.1).
+        cutout: side in pixels of the square set to zero, 0 for none.
+        lr, lr_min: cosine from the one to the other.
+        momentum, weight_decay, grad_clip: of SGD.
+    """
+
+    genotype: str
+    data: str = "cifar10"
+    data_root: str | None = None
+    seed: int = 0
+    epochs: int = 600
+    batch_size: int = 96
+    channels: int = 36
+    layers: int = 20
+    auxiliary: float = 0.4
+    drop_path: float = 0.2
+    label_smoothing: float = 0.0
+    crop: int = 4
+    flip: bool = True
+    cutout: int = 16
+    lr: float = 0.025
+    lr_min: float = 0.0
+    momentum: float = 0.9
+    weight_decay: float = 3e-4
+    grad_clip: float = 5.0
+    device: str = "auto"
+    backend: str = "auto"
+    save_every: int = 1
+
+    def __post_init__(self) -> None:
+        parse_genotype(self.genotype)
+        check_fields(
+            self,
+            at_least_one=("epochs", "batch_size", "channels", "layers", "save_every"),
+            not_negative=("seed", "crop", "cutout", "auxiliary", "lr", "lr_min", "weight_decay", "grad_clip"),
+            fractions=("momentum", "drop_path", "label_smoothing"),
+        )
+
+
+# A minute or less per network on two cores; the head and drop-path are for 600 epochs, not for 15.
+_DIGITS: dict[str, Any] = {"epochs": 15, "batch_size": 64, "channels": 8, "layers": 4, "auxiliary": 0.0}
+_DIGITS |= {"drop_path": 0.0, "cutout": 0}
+
+
+def budget(data: str = "digits", **overrides: Any) -> dict[str, Any]:
+    """The fields of :class:`RetrainConfig` without the genotype: the published budget, or a small one for digits.
+
+    Raises:
+        UserError: for an unknown field.
+    """
+    unknown = sorted(set(overrides) - {field.name for field in dataclasses.fields(RetrainConfig)})
+    if unknown:
+        raise UserError(f"unknown setting {unknown[0]!r}", "a field of RetrainConfig")
+    values: dict[str, Any] = {"data": data}
+    if data != "custom":
+        augmentation = default_augmentation(data)
+        values |= {"crop": augmentation.crop, "flip": augmentation.flip}
+    if data == "digits":
+        values |= _DIGITS
+    return values | overrides
+
+
+Sets = tuple[ImageSet, ImageSet]
+
+
+def retrain(
+    config: RetrainConfig,
+    path: str | os.PathLike[str],
+    *,
+    sets: Sets | None = None,
+    progress: Progress | None = None,
+    command: str = "",
+) -> dict[str, Any]:
+    """Train the derived network of a genotype in a new run folder and test it once.
+
+    Args:
+        config: the genotype and the budget; :func:`budget` gives the published one.
+        path: the run folder to create.
+        sets: (training, test) images for ``config.data == "custom"``.
+        progress: who watches.
+        command: how the run was started, for the record.
+
+    Returns:
+        The record that is also written to ``retrain.json``: accuracies as fractions, parameters, seconds.
+
+    Raises:
+        UserError: for a bad configuration, before anything is written.
+        Interrupted: on SIGINT or SIGTERM; continue with :func:`continue_retrain`.
+    """
+    with use_backend(config.backend):
+        job = RetrainJob(config, _sets(config, sets))
+        record = {"kind": "retrain", "config": dataclasses.asdict(config), "command": command}
+        with RunFolder.create(path, record | {"environment": describe_environment()}) as folder:
+            return job.run(folder, progress or Progress())
+
+
+def continue_retrain(
+    path: str | os.PathLike[str],
+    *,
+    sets: Sets | None = None,
+    previous: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Continue a training from its newest checkpoint (or the one before), bit for bit.
+
+    Raises:
+        UserError: for a folder that is no retraining, or a checkpoint that is damaged or from elsewhere.
+    """
+    progress = progress or Progress()
+    with RunFolder.open(path) as folder:
+        if folder.config.get("kind") != "retrain":
+            raise UserError(f"{folder.path} holds a {folder.config.get('kind')} run", "a retraining's run folder")
+        config = config_from_json(RetrainConfig, folder.config["config"])
+        for line in check_environment(folder.config["environment"]):
+            progress.note(line)
+        with use_backend(config.backend):
+            job = RetrainJob(config, _sets(config, sets))
+            checkpoint = folder.load(previous=previous) if folder.steps() else None
+            return job.run(folder, progress, checkpoint)
+
+
+def _sets(config: RetrainConfig, given: Sets | None) -> Sets:
+    if (config.data == "custom") != (given is not None):
+        raise UserError(
+            f"data {config.data!r} {'without' if given is None else 'with'} sets of images",
+            "sets exactly where data is 'custom'",
+        )
+    return given if given is not None else load_images(config.data, config.data_root)
+
+
+class RetrainJob:
+    """The evaluation's training as :func:`fastdarts.search.runner.run_job` drives it."""
+
+    def __init__(self, config: RetrainConfig, sets: Sets) -> None:
+        self.config, self.title = config, "retrain"
+        self.genotype: Genotype = parse_genotype(config.genotype)
+        train, self.test_set = sets
+        self.device = resolve_device(config.device)
+        self.epochs = config.epochs
+        self.train = Batches(
+            train,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            device=self.device,
+            augmentation=Augmentation(config.crop, config.flip, config.cutout),
+        )
+        self.steps = len(self.train)
+        seed_everything(config.seed)
+        self.model = DerivedNetwork(
+            self.genotype,
+            channels=config.channels,
+            layers=config.layers,
+            classes=train.classes,
+            in_channels=train.images.shape[1],
+            auxiliary=config.auxiliary > 0,
+        ).to(self.device)
+        self.weights = list(self.model.parameters())
+        self.optimizer = torch.optim.SGD(
+            self.weights, config.lr, momentum=config.momentum, weight_decay=config.weight_decay
+        )
+
+    def run(self, folder: RunFolder, progress: Progress, checkpoint: Checkpoint | None = None) -> dict[str, Any]:
+        """Train to the end, test once, write and return the result."""
+        with reproducible(self.device):
+            run_job(self, folder, progress=progress, checkpoint=checkpoint, save_every=self.config.save_every)
+            test = Batches(
+                self.test_set,
+                batch_size=self.config.batch_size,
+                device=self.device,
+                seed=0,
+                shuffle=False,
+                drop_last=False,
+            )
+            test_loss, test_accuracy = evaluate(self.model, test.once())
+        history = [record for record in folder.metrics() if record["kind"] == "epoch"]
+        body = (weight.numel() for name, weight in self.model.named_parameters() if "auxiliary" not in name)
+        kept = ("seed", "epochs", "channels", "layers", "batch_size", "data")
+        result = {
+            "genotype": self.genotype.to_json(),
+            "text": self.genotype.text(),
+            "test_accuracy": test_accuracy,
+            "test_loss": test_loss,
+            "parameters": sum(body),
+            "history": [{key: each[key] for key in ("epoch", "train_loss", "train_accuracy")} for each in history],
+            "seconds": history[-1]["elapsed_s"],
+            "path": str(folder.path),
+        } | {key: getattr(self.config, key) for key in kept}
+        folder.write_json("retrain.json", result)
+        return result
+
+    def begin_epoch(self, epoch: int) -> None:
+        config = self.config
+        self.lr = cosine(epoch, self.epochs, config.lr, config.lr_min)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr
+        self.model.drop_path_prob = config.drop_path * epoch / self.epochs
+        self.model.train()
+
+    def step(self, epoch: int, position: int) -> dict[str, Tensor]:
+        images, labels = self.train.next()
+        logits, logits_aux = self.model(images)
+        loss = self._loss(logits, labels)
+        total = loss if logits_aux is None else loss + self.config.auxiliary * self._loss(logits_aux, labels)
+        total.backward()
+        if self.config.grad_clip:
+            torch.nn.utils.clip_grad_norm_(self.weights, self.config.grad_clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return {"train_loss": loss.detach(), "train_accuracy": accuracy(logits, labels)}
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
+
+    def end_epoch(self, epoch: int, step: int, means: Mapping[str, float], folder: RunFolder) -> dict[str, Any]:
+        return dict(means) | {"lr": self.lr}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "model": dict(self.model.state_dict()),
+            "optimizer": self.optimizer.state_dict(),
+            "train": self.train.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"], strict=True)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.train.load_state_dict(state["train"])

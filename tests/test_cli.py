@@ -1,0 +1,187 @@
+"""The command line as a user meets it: results, help, bad input in one line with exit code 2, and resumption."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from fastdarts import cli
+from fastdarts.search import METHODS
+
+TINY = ["--epochs", "1", "--channels", "4", "--layers", "3", "--device", "cpu", "--set", "batch_size=256"]
+TINY += ["--space", "s2"]
+
+
+def _run(*arguments: str | Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(sys, "argv", ["fastdarts", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    return int(stop.value.code or 0)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished search with its retraining and comparison."""
+    path = tmp_path_factory.mktemp("cli") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        after = ["--retrain-epochs", "1", "--random-cells", "2"]
+        assert _run("search", "--run", path, *TINY, *after, monkeypatch=patch) == 0
+    return path
+
+
+def test_search_ends_with_genotype_accuracy_comparison_and_report(run: Path) -> None:
+    for name in ("genotype.json", "genotype.svg", "genotype.png", "result.json", "retrain.json", "comparison.json"):
+        assert (run / name).stat().st_size > 0, name
+    html = (run / "report.html").read_text()
+    accuracy = json.loads((run / "retrain.json").read_text())["test_accuracy"]
+    assert f"{accuracy:.1%}"[:-1] in html
+    assert json.loads((run / "comparison.json").read_text())["seeds"] == [0]
+
+
+def test_a_finished_search_prints_the_same_again(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _run("search", "--resume", run, "--json", monkeypatch=monkeypatch) == 0
+    out = capsys.readouterr()
+    summary = json.loads(out.out)
+    assert summary["report"] == str(run / "report.html")
+    assert summary["test_accuracy"] == json.loads((run / "retrain.json").read_text())["test_accuracy"]
+    assert out.err == ""
+
+
+def test_results_go_to_stdout_and_progress_to_stderr(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _run("search", "--run", tmp_path / "r", *TINY, "--retrain-epochs", "0", monkeypatch=monkeypatch) == 0
+    out = capsys.readouterr()
+    assert "Genotype(normal=" in out.out
+    assert "report" in out.out
+    assert "ms/step" in out.err
+    assert "MiB" in out.err
+    assert "ms/step" not in out.out
+
+
+def test_an_interrupted_search_says_how_to_continue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from fastdarts.cli.console import LineProgress
+
+    monkeypatch.setattr(LineProgress, "wants_step", lambda self: os.kill(os.getpid(), signal.SIGINT) or False)
+    options = [*TINY, "--retrain-epochs", "1"]
+    assert _run("search", "--run", tmp_path / "r", *options, monkeypatch=monkeypatch) == 130
+    assert f"continue with: fastdarts search --resume {tmp_path / 'r'}" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert _run("search", "--resume", tmp_path / "r", "--json", monkeypatch=monkeypatch) == 0
+    assert "test_accuracy" in json.loads(capsys.readouterr().out)
+
+
+def test_compare_continues_inside_the_run(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--epochs", "1", "--channels", "4", "--layers", "3", "--random-cells", "2", "--seeds", "0,1", "--json"]
+    out = run.parent / "again"
+    assert _run("compare", run, "--run", out, *options, monkeypatch=monkeypatch) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["seeds"] == [0, 1]
+    assert summary["path"] == str(out)
+    assert json.loads((run / "comparison.json").read_text())["seeds"] == [0, 1]
+    assert _run("compare", run, "--run", out, *options, monkeypatch=monkeypatch) == 0
+
+
+def test_retrain_takes_a_published_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--epochs", "1", "--channels", "4", "--layers", "3", "--run", tmp_path / "r", "--json"]
+    assert _run("retrain", "PC_DARTS_cifar", *options, monkeypatch=monkeypatch) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["data"] == "digits"
+    assert _run("retrain", "--resume", tmp_path / "r", "--json", monkeypatch=monkeypatch) == 0
+    assert json.loads(capsys.readouterr().out)["test_accuracy"] == result["test_accuracy"]
+
+
+@pytest.mark.parametrize("source", ["run", "name", "text", "text file", "json file"])
+def test_show_draws_whatever_names_a_genotype(
+    source: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from fastdarts.spaces import published
+
+    genotype = published("DARTS_V1")
+    (tmp_path / "g.txt").write_text(genotype.text())
+    (tmp_path / "g.json").write_text(json.dumps(genotype.to_json()))
+    targets = {"run": str(run), "name": "darts_v1", "text": genotype.text()}
+    targets |= {"text file": str(tmp_path / "g.txt"), "json file": str(tmp_path / "g.json")}
+    options = ["--svg", tmp_path / "a.svg", "--png", tmp_path / "a.png"]
+    assert _run("show", targets[source], *options, monkeypatch=monkeypatch) == 0
+    out = capsys.readouterr()
+    assert "Genotype(" in out.out
+    assert "c_{k-2}" in out.err or "c_k-2" in out.err
+    assert (tmp_path / "a.svg").read_text().lstrip().startswith("<")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_doctor_in_both_forms(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run("doctor", monkeypatch=monkeypatch) == 0
+    assert "reference" in capsys.readouterr().out
+    assert _run("doctor", "--json", monkeypatch=monkeypatch) == 0
+    json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["search", "--method", "dart-first"], "did you mean darts-first"),
+        (["search", "--epochs", "0"], "epochs is 0; expected at least 1"),
+        (["search", "--epochs", "many"], "--epochs"),
+        (["search", "--set", "lr"], "--set lr; expected NAME=VALUE"),
+        (["search", "--set", "lr=fast"], "--set lr=fast; expected a value of type float"),
+        (["search", "--set", "flip=1"], "expected a value of type bool"),
+        (["search", "--check-hypergradient", "0;1"], "no list of numbers"),
+        (["search", "--resume", "nowhere"], "nowhere"),
+        (["search", "--resume", "nowhere", "--epochs", "3"], "--epochs was given beside --resume"),
+        (["search", "--data", "imagenet"], "imagenet"),
+        (["search", "--data", "cifar10", "--root", "/nonexistent"], "/nonexistent"),
+        (["search", "--backend", "warp"], "warp"),
+        (["search", "--backend", "cuda"], "cuda"),
+        (["retrain"], "no genotype was named"),
+        (["retrain", "DARTS_V9"], "'DARTS_V9' is no run folder, no file and no published genotype"),
+        (["retrain", "Genotype(normal=[('sep_conv_9x9', 0)])"], "sep_conv_9x9"),
+        (["compare", "DARTS_V2", "--random-cells", "1"], "random_cells is 1"),
+        (["show", "DARTS_V2", "--report"], "is no search"),
+        (["sing"], "sing"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    arguments: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert _run(*arguments, monkeypatch=monkeypatch) == 2
+    out = capsys.readouterr()
+    assert out.out == ""
+    assert out.err.startswith("fastdarts: ")
+    assert told in out.err
+    assert "Traceback" not in out.err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["search", "retrain", "compare", "show", "doctor"])
+def test_help_names_every_option_with_a_sentence(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import typer.main
+
+    assert _run(command, "--help", monkeypatch=monkeypatch) == 0
+    assert capsys.readouterr().out
+    for parameter in typer.main.get_command(cli.app).commands[command].params:
+        assert parameter.help or parameter.name == "help", parameter.name
+
+
+def test_help_names_every_method() -> None:
+    import typer.main
+
+    option = next(p for p in typer.main.get_command(cli.app).commands["search"].params if p.name == "method")
+    assert all(name in option.help for name in METHODS)
