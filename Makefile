@@ -15,7 +15,7 @@ TORCH_INDEX ?=
 .PHONY: search test bench clean
 
 search: $(VENV)/ready
-	$(BIN)/fastdarts search $(if $(METHOD),--method $(METHOD)) $(ARGS)
+	$(BIN)/fastdarts search --random-cells 5 $(if $(METHOD),--method $(METHOD)) $(ARGS)
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest --cov=fastdarts $(ARGS)

@@ -51,9 +51,9 @@ Data = Annotated[
     Option(help="digits (shipped), cifar10, cifar100, svhn, mnist or fashion-mnist. (default: the run's, or digits)"),
 ]
 Device = Annotated[str, Option(help="auto, cpu, cuda or cuda:N.")]
-Epochs = Annotated[int | None, Option(help="Passes over the training images. (default: as published; digits 20 or 15)")]
+Epochs = Annotated[int | None, Option(help="Passes over the training images. (default: as published; digits 15)")]
 Hypergradient = Annotated[str | None, Option(help="Another kind than the method's, e.g. second-exact or amended.")]
-Layers = Annotated[int | None, Option(help="Number of cells. (default: as published; digits 4)")]
+Layers = Annotated[int | None, Option(help="Number of cells. (default: as published; digits 3)")]
 Method = Annotated[str, Option(help="darts-one-level, darts-first, darts-second or pc-darts.")]
 Png = Annotated[Path | None, Option(help="Write the drawing as PNG.")]
 Previous = Annotated[bool, Option("--previous", help="With --resume: use the checkpoint before the newest one.")]

@@ -88,7 +88,7 @@ class RetrainConfig:
 
 
 # A minute or less per network on two cores; the head and drop-path are for 600 epochs, not for 15.
-_DIGITS: dict[str, Any] = {"epochs": 15, "batch_size": 64, "channels": 8, "layers": 4, "auxiliary": 0.0}
+_DIGITS: dict[str, Any] = {"epochs": 15, "batch_size": 64, "channels": 8, "layers": 3, "auxiliary": 0.0}
 _DIGITS |= {"drop_path": 0.0, "cutout": 0}
 
 
@@ -211,6 +211,7 @@ class RetrainJob:
 
     def run(self, folder: RunFolder, progress: Progress, checkpoint: Checkpoint | None = None) -> dict[str, Any]:
         """Train to the end, test once, write and return the result."""
+        self.title = f"retrain {folder.path.name}"
         with reproducible(self.device):
             run_job(self, folder, progress=progress, checkpoint=checkpoint, save_every=self.config.save_every)
             test = Batches(
