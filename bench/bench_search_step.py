@@ -44,7 +44,7 @@ def step(request: pytest.FixtureRequest) -> SearchStep:
     return made
 
 
-def test_forward_backward(step: SearchStep, benchmark: BenchmarkFixture) -> None:
+def bench_forward_backward(step: SearchStep, benchmark: BenchmarkFixture) -> None:
     x, y = step.batch
 
     def work() -> None:
@@ -53,7 +53,7 @@ def test_forward_backward(step: SearchStep, benchmark: BenchmarkFixture) -> None
     benchmark.pedantic(_timed(work), rounds=5, warmup_rounds=1)
 
 
-def test_first_order_step(step: SearchStep, benchmark: BenchmarkFixture) -> None:
+def bench_first_order_step(step: SearchStep, benchmark: BenchmarkFixture) -> None:
     if CUDA:
         torch.cuda.reset_peak_memory_stats()
     benchmark.pedantic(_timed(lambda: step(step.batch, step.batch, 0.0)), rounds=5, warmup_rounds=1)

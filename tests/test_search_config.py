@@ -36,7 +36,7 @@ def test_digits_keep_the_share_of_epochs_that_the_alphas_wait() -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_round_trip(name: str) -> None:
-    config = configure(name, check_hypergradient=(0, 3), seed=7)
+    config = configure(name, hypergradient="second", check_hypergradient=(0, 3), seed=7)
     assert SearchConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
 
 
@@ -62,7 +62,11 @@ def test_every_method_names_its_source() -> None:
         ({"hypergradient": "third"}, "unknown hypergradient 'third'; expected one of one-level"),
         ({"hypergradient": "second", "lr": 0.0}, "lr is 0 with hypergradient 'second'"),
         ({"epsilon": 0.0}, "epsilon is 0.0; expected a positive number"),
-        ({"epochs": 3, "check_hypergradient": (3,)}, "check_hypergradient names epoch 3; expected epochs from 0 to 2"),
+        ({"check_hypergradient": (0,)}, "takes no finite differences; expected second or amended"),
+        (
+            {"epochs": 3, "hypergradient": "second", "check_hypergradient": (3,)},
+            "check_hypergradient names epoch 3; expected epochs from 0 to 2",
+        ),
     ],
 )
 def test_bad_values_are_told_in_one_line(wrong: dict[str, object], told: str) -> None:

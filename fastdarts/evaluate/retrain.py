@@ -140,7 +140,7 @@ def retrain(
     with use_backend(config.backend):
         job = RetrainJob(config, _sets(config, sets))
         record = {"kind": "retrain", "config": dataclasses.asdict(config), "command": command}
-        with RunFolder.create(path, record | {"environment": describe_environment()}) as folder:
+        with RunFolder.create(path, record | {"environment": describe_environment(job.device)}) as folder:
             return job.run(folder, progress or Progress())
 
 
@@ -161,7 +161,7 @@ def continue_retrain(
         if folder.config.get("kind") != "retrain":
             raise UserError(f"{folder.path} holds a {folder.config.get('kind')} run", "a retraining's run folder")
         config = config_from_json(RetrainConfig, folder.config["config"])
-        for line in check_environment(folder.config["environment"]):
+        for line in check_environment(folder.config["environment"], resolve_device(config.device)):
             progress.note(line)
         with use_backend(config.backend):
             job = RetrainJob(config, _sets(config, sets))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastdarts.errors import UserError
+from fastdarts.search._hypergradient_kinds import EXACT
 from fastdarts.search.hypergradient import KINDS
 
 __all__ = ["SearchConfig", "check_fields", "config_from_json"]
@@ -108,6 +109,12 @@ class SearchConfig:
                 f"channels {self.channels} with partial {self.partial}",
                 "a K that divides the channels",
                 f"use --channels {math.ceil(self.channels / self.partial) * self.partial}",
+            )
+        if self.check_hypergradient and self.hypergradient not in EXACT:
+            raise UserError(
+                f"check_hypergradient with hypergradient {self.hypergradient!r}, which takes no finite differences",
+                f"{' or '.join(EXACT)}",
+                "leave the check out, or use --method darts-second",
             )
         late = [epoch for epoch in self.check_hypergradient if not 0 <= epoch < self.epochs]
         if late:

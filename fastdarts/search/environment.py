@@ -38,20 +38,21 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def describe_environment() -> dict[str, Any]:
+def describe_environment(device: torch.device) -> dict[str, Any]:
     """What the last bits of a run's numbers depend on besides its configuration."""
     return {
         "fastdarts": fastdarts.__version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "machine": platform.machine(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
     }
 
 
-def check_environment(recorded: Mapping[str, Any]) -> list[str]:
+def check_environment(recorded: Mapping[str, Any], device: torch.device) -> list[str]:
     """One line for each thing that differs from when the run was started, so that its last bits may differ."""
-    now = describe_environment()
+    now = describe_environment(device)
     return [
         f"the run was started with {name} {recorded.get(name)}, this is {value}: its last bits may differ"
         for name, value in now.items()

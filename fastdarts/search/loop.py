@@ -93,7 +93,7 @@ def search(
     with use_backend(config.backend):
         job = SearchJob(config, _train_set(config, train_set), search_space)
         record = {"kind": "search", "config": config.to_json(), "command": command, "after": dict(after or {})}
-        record |= {"environment": describe_environment(), "space": job.space.to_json()}
+        record |= {"environment": describe_environment(job.device), "space": job.space.to_json()}
         with RunFolder.create(path, record) as folder:
             return job.run(folder, progress or Progress())
 
@@ -121,7 +121,7 @@ def resume(
         if folder.config.get("kind") != "search":
             raise UserError(f"{folder.path} holds a {folder.config.get('kind')} run", "a search's run folder")
         config = SearchConfig.from_json(folder.config["config"])
-        for line in check_environment(folder.config["environment"]):
+        for line in check_environment(folder.config["environment"], resolve_device(config.device)):
             progress.note(line)
         with use_backend(config.backend):
             job = SearchJob(config, _train_set(config, train_set), Space.from_json(folder.config["space"]))
@@ -241,13 +241,9 @@ class SearchJob:
         self.valid.load_state_dict(state["valid"])
 
     def _check(self, epoch: int, train: tuple[Tensor, Tensor], valid: tuple[Tensor, Tensor], progress: float) -> None:
-        cuda = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=cuda):
-            error = self.step_both.check(train, valid, progress)
-        if error is not None:
-            values = dict(vars(error))
-            record = {"kind": "hypergradient", "epoch": epoch, "step": epoch * self.steps}
-            self.folder.log(record | {"method_kind": values.pop("kind")} | values)
+        values = dict(vars(self.step_both.check(train, valid, progress)))
+        record = {"kind": "hypergradient", "epoch": epoch, "step": epoch * self.steps}
+        self.folder.log(record | {"method_kind": values.pop("kind")} | values)
 
     def _epoch_file(
         self, epoch: int, genotype: Genotype, weights: dict[str, Tensor], edge_weights: dict[str, Tensor] | None
