@@ -80,6 +80,26 @@ def test_an_interrupted_search_says_how_to_continue(
     assert "test_accuracy" in json.loads(capsys.readouterr().out)
 
 
+@pytest.mark.parametrize("after", [["--retrain-epochs", "2"], ["--retrain-epochs", "2", "--random-cells", "2"]])
+def test_an_interrupt_after_the_search_names_the_search(
+    after: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from fastdarts.cli.console import LineProgress
+
+    def stop_in_retraining(self: LineProgress) -> bool:
+        if self.title.startswith("retrain"):
+            os.kill(os.getpid(), signal.SIGINT)
+        return False
+
+    monkeypatch.setattr(LineProgress, "wants_step", stop_in_retraining)
+    options = [*TINY, "--set", "train_portion=0.7", *after]
+    assert _run("search", "--run", tmp_path / "r", *options, monkeypatch=monkeypatch) == 130
+    assert f"continue with: fastdarts search --resume {tmp_path / 'r'}\n" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert _run("search", "--resume", tmp_path / "r", "--json", monkeypatch=monkeypatch) == 0
+    assert "test_accuracy" in json.loads(capsys.readouterr().out)
+
+
 def test_compare_continues_inside_the_run(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

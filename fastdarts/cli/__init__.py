@@ -324,8 +324,12 @@ def main() -> None:
 
 
 def _how_to_continue(path: Path) -> str:
-    """The command that continues the work in ``path``: the same one again for a comparison, else --resume."""
-    if path.parent.name == "trainings":
-        root = path.parent.parent.parent
-        return f"fastdarts search --resume {root}" if sys.argv[1] == "search" else _command()
-    return f"fastdarts {sys.argv[1]} --resume {path}"
+    """The command that continues: the same one again for a comparison, else --resume of the run that was started."""
+    if sys.argv[1] == "compare":
+        return _command()
+    kind = sys.argv[1]
+    for folder in (path, *path.parents):
+        config = folder / "config.json"
+        if config.is_file() and json.loads(config.read_text(encoding="utf-8")).get("kind") == kind:
+            return f"fastdarts {kind} --resume {folder}"
+    return _command()
