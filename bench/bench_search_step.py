@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from fastdarts.nn import Supernet
+from fastdarts.profile import kept_bytes
 from fastdarts.search import configure
 from fastdarts.search.relaxation import softmax
 from fastdarts.search.step import SearchStep
@@ -50,6 +51,8 @@ def bench_forward_backward(step: SearchStep, benchmark: BenchmarkFixture) -> Non
     def work() -> None:
         torch.autograd.grad(F.cross_entropy(step.model(x), y), [*step.weights, *step.alphas])
 
+    given = [*step.weights, *step.alphas, *step.batch]
+    benchmark.extra_info["kept_bytes"] = kept_bytes(lambda: F.cross_entropy(step.model(x), y), given)
     benchmark.pedantic(_timed(work), rounds=5, warmup_rounds=1)
 
 
