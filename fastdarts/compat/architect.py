@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import math
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -85,25 +86,78 @@ class Architect:
             input_valid: [N, C, H, W]; images of the architecture level.
             target_valid: [N], int64; their labels.
             eta: learning rate of the weights, the length of the unrolled step.
-            network_optimizer: of the weights; its momentum buffers, where there are any yet, are read.
+            network_optimizer: of the weights; its momentum buffers, where there are any yet, are read if unrolled.
             unrolled: whether to take the second-order gradient.
         """
-        weights = [weight for weight in self.model.parameters() if weight.requires_grad]
+        self.optimizer.zero_grad()
+        if unrolled:
+            self._backward_step_unrolled(input_train, target_train, input_valid, target_valid, eta, network_optimizer)
+        else:
+            self._backward_step(input_valid, target_valid)
+        self.optimizer.step()
+
+    def _backward_step(self, input_valid: Tensor, target_valid: Tensor) -> None:
+        """Add the first-order gradient to the alphas' `.grad`; subclasses override it, as they do quark0's."""
+        valid = input_valid, target_valid
+        for alpha, gradient in zip(self.model.arch_parameters(), self._gradient("first", valid, valid), strict=True):
+            alpha.grad = gradient if alpha.grad is None else alpha.grad + gradient
+
+    def _backward_step_unrolled(
+        self,
+        input_train: Tensor,
+        target_train: Tensor,
+        input_valid: Tensor,
+        target_valid: Tensor,
+        eta: float,
+        network_optimizer: Optimizer,
+    ) -> None:
+        """Set the alphas' `.grad` to the second-order gradient; subclasses override it, as they do quark0's."""
         state = network_optimizer.state
-        gradients = hypergradient(
-            # At rate 0, where a cosine schedule may end, both are the same gradient.
-            "second" if unrolled and eta > 0 else "first",
-            loss_train=lambda: self.model._loss(input_train, target_train),
-            loss_val=lambda: self.model._loss(input_valid, target_valid),
-            weights=weights,
-            alphas=self.model.arch_parameters(),
-            lr=float(eta),
+        gradients = self._gradient(
+            "second",
+            (input_train, target_train),
+            (input_valid, target_valid),
+            # A cosine schedule may end at rate 0: the smallest float moves no weight, and the passes leave batch-norm
+            # statistics as quark0's do.
+            lr=max(float(eta), math.ulp(0.0)),
             momentum=self.network_momentum,
-            momentum_buffers=[state[w].get("momentum_buffer") if w in state else None for w in weights],
+            momentum_buffers=[state[w].get("momentum_buffer") if w in state else None for w in self._weights()],
             weight_decay=self.network_weight_decay,
             epsilon=EPSILON,
-            module_state="peer",
         )
         for alpha, gradient in zip(self.model.arch_parameters(), gradients, strict=True):
             alpha.grad = gradient
-        self.optimizer.step()
+        _draw_as_new(self.model)
+
+    def _weights(self) -> list[nn.Parameter]:
+        return [weight for weight in self.model.parameters() if weight.requires_grad]
+
+    def _gradient(
+        self, kind: str, train: tuple[Tensor, Tensor], valid: tuple[Tensor, Tensor], **settings: Any
+    ) -> tuple[Tensor, ...]:
+        return hypergradient(
+            kind,
+            loss_train=lambda: self.model._loss(*train),
+            loss_val=lambda: self.model._loss(*valid),
+            weights=self._weights(),
+            alphas=self.model.arch_parameters(),
+            module_state="peer",
+            **settings,
+        )
+
+
+def _draw_as_new(model: SearchModel) -> None:
+    """Advance torch's default CPU generator as quark0's `model.new()` does in every unrolled step.
+
+    A shuffling `DataLoader` draws from the same generator: without this a script that is otherwise unchanged would see
+    other batches. DARTS' 1.9 million draws take about 10 ms; the network that they are for is not built.
+    """
+    if not isinstance(model, nn.Module) or not hasattr(model, "new"):
+        return
+    for module in model.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            torch.empty(module.weight.shape).uniform_()
+            if module.bias is not None:
+                torch.empty(module.bias.shape).uniform_()
+    for alpha in model.arch_parameters():
+        torch.randn(alpha.shape)

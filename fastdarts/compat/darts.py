@@ -102,8 +102,9 @@ class Cell(_Cell):
         reduction: bool,
         reduction_prev: bool,
     ) -> None:
-        space = dense_cell(steps, multiplier)
+        space = dense_cell(steps, multiplier, PRIMITIVES)
         super().__init__(space, C_prev_prev, C_prev, C, reduction=reduction, reduction_prev=reduction_prev)
+        self._steps, self._multiplier = steps, multiplier
 
     def _build_edge(self, channels: int, stride: int, *_: object) -> MixedOp:
         return MixedOp(channels, stride)
@@ -128,6 +129,10 @@ class Network(SearchNetwork):
     """
 
     cell_class = Cell
+
+    @staticmethod
+    def _primitives() -> list[str]:
+        return PRIMITIVES
 
 
 class NetworkCIFAR(DerivedNetwork):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastdarts.compat.genotypes import PRIMITIVES, Genotype, from_genotype
+from fastdarts.compat.genotypes import Genotype, from_genotype
 from fastdarts.errors import UserError
 from fastdarts.nn import Place, StackedCell, Trunk
 from fastdarts.spaces import CellSpace, Edge, Space, derive
@@ -16,21 +16,23 @@ from fastdarts.spaces import CellSpace, Edge, Space, derive
 __all__ = ["SearchNetwork", "architecture_tensor", "dense_cell"]
 
 ALPHA_SCALE = 1e-3
+DEFAULT_SIZES = {"steps": 4, "multiplier": 4, "stem_multiplier": 3}
 
 
-def dense_cell(steps: int, multiplier: int) -> CellSpace:
-    """The cell in which every node takes every earlier state, all of :data:`PRIMITIVES` on every edge.
+def dense_cell(steps: int, multiplier: int, primitives: Sequence[str]) -> CellSpace:
+    """The cell in which every node takes every earlier state, all primitives on every edge.
 
     Args:
         steps: number of nodes.
         multiplier: number of nodes, the last ones, that make the output.
+        primitives: the candidates, in the order of the columns of alpha.
 
     Raises:
         UserError: fewer nodes than the output takes.
     """
     if not 1 <= multiplier <= steps:
         raise UserError(f"multiplier is {multiplier} in a cell of {steps} steps", f"1 to {steps}")
-    edges = (Edge(source, node, tuple(PRIMITIVES)) for node in range(2, 2 + steps) for source in range(node))
+    edges = (Edge(source, node, tuple(primitives)) for node in range(2, 2 + steps) for source in range(node))
     return CellSpace(tuple(edges), steps, tuple(range(2 + steps - multiplier, 2 + steps)))
 
 
@@ -42,15 +44,20 @@ class SearchNetwork(Trunk):
 
     cell_class: Callable[..., StackedCell]
 
+    @staticmethod
+    def _primitives() -> Sequence[str]:
+        """The candidates of every edge, read of the peer's module when a network is built, as the peers read theirs."""
+        raise NotImplementedError
+
     def __init__(
         self,
         C: int,
         num_classes: int,
         layers: int,
         criterion: Callable[[Tensor, Tensor], Tensor],
-        steps: int = 4,
-        multiplier: int = 4,
-        stem_multiplier: int = 3,
+        steps: int = DEFAULT_SIZES["steps"],
+        multiplier: int = DEFAULT_SIZES["multiplier"],
+        stem_multiplier: int = DEFAULT_SIZES["stem_multiplier"],
     ) -> None:
         cell_class = type(self).cell_class
 
@@ -65,7 +72,7 @@ class SearchNetwork(Trunk):
                 place.reduction_prev,
             )
 
-        cell = dense_cell(steps, multiplier)
+        cell = dense_cell(steps, multiplier, self._primitives())
         super().__init__(
             build_cell,
             channels=C,
@@ -93,15 +100,10 @@ class SearchNetwork(Trunk):
 
     def new(self) -> SearchNetwork:
         """A network of the same sizes with these alphas and fresh weights, on the same device, of the same dtype."""
-        fresh = type(self)(
-            self._C,
-            self._num_classes,
-            self._layers,
-            self._criterion,
-            self._steps,
-            self._multiplier,
-            self._stem_multiplier,
-        ).to(self.alphas_normal)
+        # Subclasses often take the first four arguments alone, which is all that the peers' `new` gives.
+        sizes = {"steps": self._steps, "multiplier": self._multiplier, "stem_multiplier": self._stem_multiplier}
+        changed = {name: size for name, size in sizes.items() if size != DEFAULT_SIZES[name]}
+        fresh = type(self)(self._C, self._num_classes, self._layers, self._criterion, **changed).to(self.alphas_normal)
         with torch.no_grad():
             for theirs, ours in zip(fresh.arch_parameters(), self.arch_parameters(), strict=True):
                 theirs.copy_(ours)

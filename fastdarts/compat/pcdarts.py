@@ -57,7 +57,7 @@ class Cell(_Cell):
         reduction_prev: bool,
     ) -> None:
         super().__init__(
-            dense_cell(steps, multiplier),
+            dense_cell(steps, multiplier, PRIMITIVES),
             C_prev_prev,
             C_prev,
             C,
@@ -65,6 +65,7 @@ class Cell(_Cell):
             reduction_prev=reduction_prev,
             partial=PARTIAL,
         )
+        self._steps, self._multiplier = steps, multiplier
 
     def _build_edge(self, channels: int, stride: int, *_: object) -> MixedOp:
         return MixedOp(channels, stride)
@@ -90,6 +91,10 @@ class Network(SearchNetwork):
     """
 
     cell_class = Cell
+
+    @staticmethod
+    def _primitives() -> list[str]:
+        return PRIMITIVES
 
     def _initialize_alphas(self) -> None:
         super()._initialize_alphas()
