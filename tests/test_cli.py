@@ -144,6 +144,114 @@ def test_show_draws_whatever_names_a_genotype(
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_comparison_with_other_settings_goes_beside(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The search has made one in RUN/compare; the README's next command asks for more."""
+    options = ["--epochs", "1", "--channels", "4", "--random-cells", "3", "--batch-size", "256", "--json"]
+    for _ in range(2):
+        assert _run("compare", run, *options, monkeypatch=monkeypatch) == 0
+        assert json.loads(capsys.readouterr().out)["path"] == str(run / "compare-2")
+    assert _run("show", run / "compare-2", "--json", monkeypatch=monkeypatch) == 0
+    assert json.loads(capsys.readouterr().out)["text"] == (run / "genotype.txt").read_text().strip()
+
+
+def test_a_space_in_a_file_is_searched_at_its_own_depth_and_unshared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from fastdarts.spaces import define_space, parse_genotype
+
+    own = define_space("own", ("skip_connect", "sep_conv_3x3"), nodes=1, shared=False, layers=4)
+    (tmp_path / "own.json").write_text(json.dumps(own.to_json()))
+    options = ["--space", tmp_path / "own.json", "--epochs", "1", "--channels", "4", "--layers", "4"]
+    options += ["--batch-size", "256", "--retrain-epochs", "1", "--random-cells", "2", "--run", tmp_path / "r (1) [x]"]
+    assert _run("search", *options, "--json", monkeypatch=monkeypatch) == 0
+    found = parse_genotype(json.loads(capsys.readouterr().out)["genotype"])
+    assert found.layers == 4
+    comparison = json.loads((tmp_path / "r (1) [x]" / "comparison.json").read_text())
+    assert comparison["budget"]["layers"] == 4
+    options = ["--epochs", "1", "--channels", "4", "--run", tmp_path / "t", "--json"]
+    assert _run("retrain", tmp_path / "r (1) [x]", *options, monkeypatch=monkeypatch) == 0
+    assert json.loads(capsys.readouterr().out)["layers"] == 4
+
+
+def test_an_unfinished_search_is_named_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from fastdarts.cli.console import LineProgress
+
+    def stop_in_the_second_epoch(self: LineProgress) -> bool:
+        self.steps_seen = getattr(self, "steps_seen", 0) + 1
+        if self.steps_seen == self.steps + 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return False
+
+    monkeypatch.setattr(LineProgress, "wants_step", stop_in_the_second_epoch)
+    options = ["--epochs", "3", "--channels", "4", "--space", "s2", "--batch-size", "256"]
+    run = tmp_path / "a run"
+    assert _run("search", "--run", run, *options, monkeypatch=monkeypatch) == 130
+    assert f"continue with: fastdarts search --resume '{run}'" in capsys.readouterr().err
+    assert _run("show", run, monkeypatch=monkeypatch) == 0
+    assert "is not finished; its newest genotype is that of epoch 1" in capsys.readouterr().err
+    assert _run("compare", run, monkeypatch=monkeypatch) == 2
+    assert "expected a finished search" in capsys.readouterr().err
+    assert not (run / "compare").exists()
+
+
+def test_a_retraining_killed_while_its_folder_was_made_is_begun_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _run("search", "--run", tmp_path / "r", *TINY, "--retrain-epochs", "1", monkeypatch=monkeypatch) == 0
+    for path in (tmp_path / "r" / "retrain").iterdir():
+        if path.name.startswith(("events", "config", "retrain")):
+            path.unlink()
+    (tmp_path / "r" / "retrain" / "metrics.jsonl").write_text("")
+    (tmp_path / "r" / "retrain" / "checkpoints").rename(tmp_path / "aside")
+    before = json.loads((tmp_path / "r" / "retrain.json").read_text())["test_accuracy"]
+    capsys.readouterr()
+    assert _run("search", "--resume", tmp_path / "r", "--json", monkeypatch=monkeypatch) == 0
+    assert json.loads(capsys.readouterr().out)["test_accuracy"] == before
+
+
+def test_a_log_hears_of_a_long_epoch(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastdarts.cli import console
+
+    monkeypatch.setattr(console, "_LINE_SECONDS", 0.0)
+    out = console.LineProgress(console.console())
+    out.begin("retrain [x]", 600, 100, done=50)
+    out.started -= 1000.0
+    assert out.wants_step()
+    record = {"train_loss": 1.0, "train_accuracy": 0.5, "step_ms": 7.0, "peak_bytes": 2**20}
+    out.step(1, 50, record)
+    err = capsys.readouterr().err
+    assert "retrain [x] 2/600 | step 50/100 | train 1.000" in err
+    # A hundred steps in 1000 seconds, and 59,850 to go.
+    assert "6 days, 22:15:0" in err
+
+
+def test_a_terminal_of_80_columns_shows_step_and_time_left(capsys: pytest.CaptureFixture[str]) -> None:
+    from rich.console import Console
+
+    from fastdarts.cli.console import TerminalProgress
+
+    out = Console(stderr=True, force_terminal=True, width=80, markup=False, color_system=None)
+    bar = TerminalProgress(out)
+    bar.begin("retrain random-001-seed0", 15, 22, done=3)
+    bar.step(0, 4, {"train_loss": 1.5, "train_accuracy": 0.5, "step_ms": 7.0, "peak_bytes": 2**20})
+    bar.bar.refresh()
+    bar.end()
+    err = capsys.readouterr().err
+    for shown in ("epoch 1/15", "4/330", "-:--:--", "train 1.500", "7 ms/step", "peak 1 MiB"):
+        assert shown in err, shown
+
+
+def test_without_a_command_there_is_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    _run(monkeypatch=monkeypatch)
+    out = capsys.readouterr()
+    assert "compare" in out.out + out.err
+    assert "fastdarts: " not in out.out + out.err
+
+
 def test_doctor_in_both_forms(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert _run("doctor", monkeypatch=monkeypatch) == 0
     assert "reference" in capsys.readouterr().out
@@ -172,6 +280,27 @@ def test_doctor_in_both_forms(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
         (["retrain", "Genotype(normal=[('sep_conv_9x9', 0)])"], "sep_conv_9x9"),
         (["compare", "DARTS_V2", "--random-cells", "1"], "random_cells is 1"),
         (["show", "DARTS_V2", "--report"], "is no search"),
+        (["search", "--previous"], "--previous was given without --resume"),
+        (["retrain", "DARTS_V2", "--previous"], "--previous was given without --resume"),
+        (["retrain", "DARTS_V2", "--resume", "nowhere"], "a genotype was given beside --resume"),
+        (["search", "--retrain-epochs", "-1"], "retrain_epochs is -1"),
+        (["search", "--retrain-epochs", "0", "--random-cells", "2"], "--retrain-epochs 0 with --random-cells 2"),
+        (["search", "--set", "space=s2"], "use --space"),
+        (["search", "--set", "method=pc-darts"], "use --method"),
+        (["search", "--epochs", "1", "--set", "epochs=2"], "--set epochs=2: epochs is given twice"),
+        (["search", "--set", "lr=1", "--set", "lr=2"], "--set lr=2: lr is given twice"),
+        (["search", "--method", "pc-darts", "--set", "arch_start_epoch=15"], "the alphas would never learn"),
+        (["search", "--data", "custom"], "from Python"),
+        (["search", "--space", "mine.json"], "mine.json"),
+        (["search", "--batch-size", "1000"], "batch size 1000"),
+        (["retrain", "DARTS_V2", "--epochs", "1", "--set", "epochs=2"], "epochs is given twice"),
+        (["retrain", "DARTS_V2", "--set", "genotype=x"], "use the argument TARGET"),
+        (["retrain", "|skip_connect~0|+|skip_connect~0|none~1|"], "stacks convolutional cells"),
+        (["retrain", "DARTS_V2", "--batch-size", "1", "--set", "auxiliary=0.4"], "a batch of 1"),
+        (["compare", "DARTS_V2", "--set", "seed=3"], "use --seeds"),
+        (["compare", "DARTS_V2", "--batch-size", "5000"], "batch size 5000"),
+        (["compare", "AmoebaNet"], "the genotype is not of space darts"),
+        (["compare", "DARTS_V2", "--space", "s2"], "the genotype is not of space s2"),
         (["sing"], "sing"),
     ],
 )

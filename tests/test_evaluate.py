@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from fastdarts.errors import UserError
-from fastdarts.evaluate import RetrainConfig, budget, compare, continue_retrain, retrain, statistics
+from fastdarts.evaluate import RetrainConfig, budget, compare, comparison_folder, continue_retrain, retrain, statistics
 from fastdarts.runs import RunFolder
 from fastdarts.search import Interrupted, Progress
 from fastdarts.spaces import published, random_genotype, space
@@ -76,6 +76,49 @@ def test_the_test_set_is_read_only_at_the_end(tmp_path: Path) -> None:
     assert not any("test" in key for record in logs[0] for key in record)
 
 
+def test_a_test_set_that_does_not_fit_is_refused_before_the_training(tmp_path: Path) -> None:
+    train, test = _sets()
+    for change in ({"images": test.images[..., :5, :5].contiguous()}, {"classes": 4}, {"mean": (0.5,)}):
+        with pytest.raises(UserError, match="the test set has"):
+            retrain(_config(), tmp_path / "run", sets=(train, dataclasses.replace(test, **change)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_genotype_of_one_cell_a_layer_has_its_own_depth(tmp_path: Path) -> None:
+    unshared = space("amended-s2")
+    found = random_genotype(unshared, 7, layers=4)
+    small = {name: value for name, value in SMALL.items() if name != "layers"} | {"device": "cpu", "epochs": 1}
+    settings = budget("custom", found=found, **small)
+    assert settings["layers"] == 4
+    assert retrain(RetrainConfig(found.text(), **settings), tmp_path / "one", sets=_sets())["layers"] == 4
+    with pytest.raises(UserError, match="layers is 3 for a genotype of 4 cells"):
+        RetrainConfig(found.text(), **(settings | {"layers": 3}))
+    arguments: dict[str, Any] = {"search_space": unshared, "settings": settings, "random_cells": 2, "sets": _sets()}
+    result = compare(found, tmp_path / "compare", **arguments)
+    assert result["random"][0]["text"] == random_genotype(unshared, 0, layers=4).text()
+    assert result["budget"]["layers"] == 4
+
+
+def test_custom_images_are_not_augmented_unasked() -> None:
+    assert {name: budget("custom")[name] for name in ("crop", "flip", "cutout")} == {
+        "crop": 0,
+        "flip": False,
+        "cutout": 0,
+    }
+
+
+def test_every_comparison_has_its_own_folder(tmp_path: Path) -> None:
+    found = random_genotype(space("darts"), 99, layers=3)
+    settings = budget("custom", **(SMALL | {"epochs": 1}), device="cpu")
+    arguments: dict[str, Any] = {"search_space": space("darts"), "settings": settings, "random_cells": 2}
+    base = tmp_path / "compare"
+    assert comparison_folder(base, found, **arguments) == base
+    compare(found, base, **arguments, sets=_sets(), command="first")
+    assert comparison_folder(base, found, **arguments) == base
+    assert comparison_folder(base, found, **(arguments | {"random_cells": 3})) == tmp_path / "compare-2"
+    assert comparison_folder(base, found, **arguments, seeds=(4,)) == tmp_path / "compare-2"
+
+
 def test_retraining_learns(tmp_path: Path) -> None:
     result = retrain(_config(epochs=8, lr=0.1), tmp_path / "run", sets=(tiny.images(96), tiny.images(48, seed=1)))
     assert result["test_accuracy"] > 0.9
@@ -123,6 +166,27 @@ def test_statistics_by_hand() -> None:
         (lambda path: retrain(_config(), path), "without sets"),
         (lambda path: retrain(_config(drop_path=1.0), path, sets=_sets()), "drop_path is 1.0"),
         (lambda path: budget("digits", epoch=3), "unknown setting 'epoch'"),
+        (lambda path: budget("digits", genotype="x"), "unknown setting 'genotype'"),
+        (lambda path: retrain(_config(batch_size=1), path, sets=_sets()), "a batch of 1 in training"),
+        (lambda path: retrain(_config(batch_size=99), path, sets=_sets()), "batch size 99 is larger"),
+        (
+            lambda path: compare(
+                published("DARTS_V2"),
+                path,
+                search_space=space("darts"),
+                settings=budget("custom", **(SMALL | {"batch_size": 99}), device="cpu"),
+                sets=_sets(),
+            ),
+            "batch size 99 is larger",
+        ),
+        (
+            lambda path: compare(published("AmoebaNet"), path, search_space=space("darts"), settings=budget()),
+            "the genotype is not of space darts",
+        ),
+        (
+            lambda path: compare(published("DARTS_V2"), path, search_space=space("s2"), settings=budget()),
+            "the genotype is not of space s2",
+        ),
         (lambda path: RetrainConfig(genotype="Genotype("), "line 1"),
         (
             lambda path: compare(published("DARTS_V2"), path, search_space=space("darts"), settings={}, random_cells=1),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -34,6 +35,17 @@ def test_digits_keep_the_share_of_epochs_that_the_alphas_wait() -> None:
     assert configure("pc-darts", epochs=10, arch_start_epoch=0).arch_start_epoch == 0
 
 
+def test_other_data_keep_that_share_too() -> None:
+    assert configure("pc-darts", data="cifar10").arch_start_epoch == 15
+    assert configure("pc-darts", data="cifar10", epochs=10).arch_start_epoch == 3
+
+
+def test_a_preset_space_brings_its_layers() -> None:
+    assert configure("darts-first", data="cifar10", space="amended-s2").layers == 20
+    assert configure("darts-first", data="cifar10", space="amended-s2", layers=5).layers == 5
+    assert configure("darts-first", space="amended-s2").layers == 3
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_round_trip(name: str) -> None:
     config = configure(name, hypergradient="second", check_hypergradient=(0, 3), seed=7)
@@ -61,6 +73,11 @@ def test_every_method_names_its_source() -> None:
         ({"channels": 6, "partial": 4}, "use --channels 8"),
         ({"hypergradient": "third"}, "unknown hypergradient 'third'; expected one of one-level"),
         ({"hypergradient": "second", "lr": 0.0}, "lr is 0 with hypergradient 'second'"),
+        ({"seed": 2**62}, "seed is 4611686018427387904; expected below 2**62"),
+        ({"data_root": Path("x")}, "a value of type str | None"),
+        ({"check_hypergradient": 3}, "check_hypergradient is 3"),
+        ({"hypergradient": "second", "check_hypergradient": ("a",)}, "check_hypergradient names epoch 'a'"),
+        ({"epochs": 3, "arch_start_epoch": 3}, "the alphas would never learn; expected from 0 to 2"),
         ({"epsilon": 0.0}, "epsilon is 0.0; expected a positive number"),
         ({"check_hypergradient": (0,)}, "takes no finite differences; expected second or amended"),
         (

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from fastdarts.data import ImageSet
 from fastdarts.errors import UserError
 from fastdarts.runs import RunFolder
 from fastdarts.search import METHODS, Interrupted, Progress, resume
@@ -168,6 +169,29 @@ def test_the_checkpoint_before_gives_the_same_end(tmp_path: Path) -> None:
     _assert_same_run(tmp_path / "whole", tmp_path / "back")
 
 
+def test_an_interrupt_in_the_last_step_is_heard_and_the_run_finishes(tmp_path: Path) -> None:
+    config = tiny.config(epochs=1)
+    search(config, tmp_path / "whole", train_set=tiny.images())
+    with pytest.raises(Interrupted):
+        search(config, tmp_path / "cut", train_set=tiny.images(), progress=_StopAt(3))
+    assert not (tmp_path / "cut" / "result.json").exists()
+    resume(tmp_path / "cut", train_set=tiny.images())
+    _assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+@pytest.mark.parametrize("other", [tiny.images(seed=5), tiny.images(classes=2), tiny.images(32)])
+def test_other_data_are_refused_and_cost_nothing(other: ImageSet, tmp_path: Path) -> None:
+    search(tiny.config(), tmp_path / "run", train_set=tiny.images())
+
+    def files() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+
+    before = files()
+    with pytest.raises(UserError, match="the batches' state was saved with"):
+        resume(tmp_path / "run", train_set=other, previous=True)
+    assert files() == before
+
+
 @pytest.mark.slow
 def test_kill_9_at_any_moment_then_resume_is_bit_for_bit(tmp_path: Path) -> None:
     script = tmp_path / "run.py"
@@ -216,6 +240,10 @@ def test_kill_9_at_any_moment_then_resume_is_bit_for_bit(tmp_path: Path) -> None
         (lambda path: search(tiny.config(), path), "data 'custom' without a train_set"),
         (lambda path: search(tiny.config(batch_size=40), path, train_set=tiny.images()), "batch"),
         (lambda path: search_in(tiny.config(space="nowhere"), path, train_set=tiny.images()), "nowhere"),
+        (
+            lambda path: search(tiny.config(batch_size=1), path, train_set=tiny.images(size=2, classes=1 + 1)),
+            "leaves batch norm one value",
+        ),
         (lambda path: search(tiny.config(device="tpu"), path, train_set=tiny.images()), "unknown device 'tpu'"),
         (lambda path: search(tiny.config(device="cuda:99"), path, train_set=tiny.images()), "torch sees"),
     ],
@@ -229,6 +257,12 @@ def test_bad_input_writes_nothing(call: Any, told: str, tmp_path: Path) -> None:
 def test_a_retraining_is_not_resumed_as_a_search(tmp_path: Path) -> None:
     RunFolder.create(tmp_path / "other", {"kind": "retrain"})
     with pytest.raises(UserError, match="holds a retrain run"):
+        resume(tmp_path / "other")
+
+
+def test_a_foreign_configuration_is_told(tmp_path: Path) -> None:
+    RunFolder.create(tmp_path / "other", {"kind": "search"})
+    with pytest.raises(UserError, match="unknown or missing fields"):
         resume(tmp_path / "other")
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Callable
-from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -57,32 +55,32 @@ def search(
     """Search for an architecture; ends with a genotype, its test accuracy, and a report."""
     from fastdarts import search as searching
     from fastdarts.cli.afterwards import finish_run
+    from fastdarts.cli.settings import absolute, given, plan_after, read_integers, read_settings
     from fastdarts.cli.targets import read_space
 
     progress = _progress(as_json)
+    _check_resumption(context)
     if resume is not None:
-        _refuse_others(context)
         result = searching.resume(resume, previous=previous, progress=progress)
     else:
         data = data or "digits"
-        if random_cells == 1 or random_cells < 0:
-            raise UserError(f"random_cells is {random_cells}", "0 for no comparison, or at least 2")
-        named = {"epochs": epochs, "batch_size": batch_size, "channels": channels, "layers": layers, "seed": seed}
-        named |= {"hypergradient": hypergradient, "data_root": root}
-        overrides = _given(named) | {"device": device, "backend": backend}
-        overrides["check_hypergradient"] = _integers(check_hypergradient)
-        overrides |= _settings(settings, searching.SearchConfig)
+        after = plan_after(data, retrain_epochs, random_cells)
         chosen_space = read_space(space or "darts")
+        named = {"epochs": epochs, "batch_size": batch_size, "channels": channels, "layers": layers, "seed": seed}
+        named |= {"hypergradient": hypergradient, "data_root": absolute(root)}
+        overrides = given(named) | read_settings(settings, searching.SearchConfig, named)
+        overrides |= {"device": device, "backend": backend}
+        overrides["check_hypergradient"] = read_integers(check_hypergradient)
+        if data != "digits":
+            overrides.setdefault("layers", chosen_space.layers)
         config = searching.configure(method, data=data, space=chosen_space.name, **overrides)
-        if retrain_epochs is None:
-            retrain_epochs = 15 if data == "digits" else 0
         result = searching.search(
             config,
             run or _new_run(f"{method}-{data}"),
             search_space=chosen_space,
             progress=progress,
             command=_command(),
-            after={"retrain_epochs": retrain_epochs, "random_cells": random_cells},
+            after=after,
         )
     _print(finish_run(result, progress), as_json)
 
@@ -108,17 +106,20 @@ def retrain(
 ) -> None:
     """Train the network of a genotype from scratch and test it, once, at the end."""
     from fastdarts import evaluate
+    from fastdarts.cli.settings import absolute, retraining
     from fastdarts.cli.targets import read_target
 
     progress = _progress(as_json)
+    _check_resumption(context)
     if resume is not None:
-        _refuse_others(context)
         result = evaluate.continue_retrain(resume, previous=previous, progress=progress)
     else:
         chosen = read_target(target)
+        if chosen.note:
+            progress.note(chosen.note)
         named = {"epochs": epochs, "batch_size": batch_size, "channels": channels, "layers": layers, "seed": seed}
-        named |= {"data": data, "data_root": root, "device": device, "backend": backend}
-        config = evaluate.RetrainConfig(genotype=chosen.genotype.text(), **_budget(chosen, named, settings))
+        named |= {"data": data, "data_root": absolute(root), "device": device, "backend": backend}
+        config = evaluate.RetrainConfig(genotype=chosen.genotype.text(), **retraining(chosen, named, settings))
         path = run or _new_run("retrain")
         result = evaluate.retrain(config, path, progress=progress, command=_command())
     _print({key: value for key, value in result.items() if key not in ("genotype", "history")}, as_json)
@@ -144,26 +145,27 @@ def compare(
 ) -> None:
     """Set a genotype beside random cells of its space: same budget, same seeds.
 
-    Without --run it is kept inside the run folder, or in runs/compare-TARGET. The same call again continues it.
+    Without --run it is kept inside the run folder, or in runs/compare-TARGET, beside those with other settings. The
+    same call again continues it.
     """
     from fastdarts import evaluate
     from fastdarts.cli.afterwards import record_comparison
+    from fastdarts.cli.settings import absolute, read_integers, retraining
     from fastdarts.cli.targets import read_space, read_target
 
     chosen = read_target(target)
+    if chosen.note:
+        raise UserError(chosen.note, "a finished search", "finish it with fastdarts search --resume")
     named = {"epochs": epochs, "batch_size": batch_size, "channels": channels, "layers": layers}
-    named |= {"data": data, "data_root": root, "device": device, "backend": backend}
-    path = run or (chosen.run.path / "compare" if chosen.run else Path("runs") / f"compare-{chosen.name}")
-    result = evaluate.compare(
-        chosen.genotype,
-        path,
-        search_space=(None if space else chosen.space()) or read_space(space or "darts"),
-        settings=_budget(chosen, named, settings),
-        random_cells=random_cells,
-        seeds=_integers(seeds),
-        progress=_progress(as_json),
-        command=_command(),
-    )
+    named |= {"data": data, "data_root": absolute(root), "device": device, "backend": backend}
+    arguments = {
+        "search_space": (None if space else chosen.space()) or read_space(space or "darts"),
+        "settings": retraining(chosen, named, settings),
+        "random_cells": random_cells,
+        "seeds": read_integers(seeds),
+    }
+    path = run or evaluate.comparison_folder(chosen.comparisons(), chosen.genotype, **arguments)
+    result = evaluate.compare(chosen.genotype, path, **arguments, progress=_progress(as_json), command=_command())
     summary = {key: value for key, value in result.items() if key not in ("random", "found")}
     summary |= {"found_accuracy": result["found"]["mean"], "path": str(path)}
     if chosen.run is not None and chosen.run.config["kind"] == "search":
@@ -187,6 +189,8 @@ def show(
     chosen = read_target(target)
     if report and (chosen.run is None or chosen.run.config["kind"] != "search"):
         raise UserError(f"{target!r} is no search", "the run folder of a search with --report")
+    if chosen.note:
+        _progress(as_json).note(chosen.note)
     result: dict[str, Any] = {"text": chosen.genotype.text()}
     if svg is not None:
         result["svg"] = str(reporting.write_svg(chosen.genotype, svg))
@@ -220,63 +224,25 @@ def doctor(as_json: options.AsJson = False) -> None:
         typer.echo(f"  {' ' if fact.ok else '!'} {fact.name:<22} {'none' if value in (None, '') else value}{note}")
 
 
-def _given(named: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in named.items() if value is not None}
-
-
 def _new_run(what: str) -> Path:
     return Path("runs") / f"{what}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
-def _budget(chosen: Any, named: dict[str, Any], settings: list[str] | None) -> dict[str, Any]:
-    """A retraining's settings: what was named, else the data of the run the genotype is from, else digits."""
-    from fastdarts import evaluate
-
-    searched = chosen.run.config.get("config", {}) if chosen.run else {}
-    overrides = _given(named)
-    if "data" not in overrides and searched.get("data_root") is not None:
-        overrides.setdefault("data_root", searched["data_root"])
-    data = overrides.pop("data", searched.get("data", "digits"))
-    return evaluate.budget(data, **overrides, **_settings(settings, evaluate.RetrainConfig))
-
-
-def _settings(pairs: list[str] | None, config: type) -> dict[str, Any]:
-    """Read `--set name=value` by the type of the field it names."""
-    kinds: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "str": str, "bool": _boolean}
-    types = {field.name: str(field.type) for field in fields(config) if str(field.type) in kinds}
-    values: dict[str, Any] = {}
-    for pair in pairs or []:
-        name, found, text = pair.partition("=")
-        name = name.strip().replace("-", "_")
-        if not found or name not in types:
-            raise UserError(f"--set {pair}", f"NAME=VALUE with one of {', '.join(sorted(types))}")
-        try:
-            values[name] = kinds[types[name]](text.strip())
-        except ValueError as error:
-            raise UserError(f"--set {pair}", f"a value of type {types[name]}") from error
-    return values
-
-
-def _boolean(text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise ValueError(text)
-    return text.lower() == "true"
-
-
-def _integers(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(",") if part.strip())
-    except ValueError as error:
-        raise UserError(f"{text!r} is no list of numbers", "whole numbers with commas, e.g. 0,10,20") from error
-
-
-def _refuse_others(context: typer.Context) -> None:
-    """A resumed run has its settings; a setting given beside --resume would be silently ignored, so refuse it."""
-    for name in set(context.params) - {"resume", "previous", "as_json"}:
+def _check_resumption(context: typer.Context) -> None:
+    """Refuse what would be silently ignored: settings beside --resume, since a run keeps its own, and --previous
+    without it."""
+    if context.params["resume"] is None:
+        if context.params["previous"]:
+            raise UserError("--previous was given without --resume", f"fastdarts {context.info_name} --resume RUN")
+        return
+    typed = {"settings": "--set", "target": "a genotype"}
+    for name in context.params:
         source = context.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
+        if name in ("resume", "previous", "as_json") or source is None:
+            continue
+        if source.name == "COMMANDLINE":
             raise UserError(
-                f"--{name.replace('_', '-')} was given beside --resume",
+                f"{typed.get(name, '--' + name.replace('_', '-'))} was given beside --resume",
                 f"fastdarts {context.info_name} --resume RUN alone",
                 "a resumed run keeps its settings",
             )
@@ -298,8 +264,15 @@ def _print(result: dict[str, Any], as_json: bool) -> None:
         return
     width = max(len(key) for key in result)
     for key, value in result.items():
-        text = f"{value:.4f}" if isinstance(value, float) else str(value)
-        typer.echo(f"{key:<{width}}  {text}")
+        typer.echo(f"{key:<{width}}  {_text(value)}")
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_text, value))
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_text(each)}" for key, each in value.items())
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 def main() -> None:
@@ -312,7 +285,11 @@ def main() -> None:
         typer.echo(f"fastdarts: {error}", err=True)
         code = 2
     except _USAGE_ERROR as error:
-        typer.echo(f"fastdarts: {error.format_message()}; see fastdarts --help", err=True)
+        message = error.format_message()
+        # Without a command the message is the help itself; typer has printed it already where it comes out empty.
+        no_command = type(error).__name__ == "NoArgsIsHelpError"
+        if message:
+            typer.echo(message if no_command else f"fastdarts: {message}; see fastdarts --help", err=True)
         code = 2
     except Interrupted as stop:
         typer.echo(f"fastdarts: {stop}; continue with: {_how_to_continue(stop.path)}", err=True)
@@ -331,5 +308,5 @@ def _how_to_continue(path: Path) -> str:
     for folder in (path, *path.parents):
         config = folder / "config.json"
         if config.is_file() and json.loads(config.read_text(encoding="utf-8")).get("kind") == kind:
-            return f"fastdarts {kind} --resume {folder}"
+            return shlex.join(["fastdarts", kind, "--resume", str(folder)])
     return _command()

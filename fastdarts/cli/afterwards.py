@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fastdarts import evaluate
+from fastdarts.evaluate.compare import begun
 from fastdarts.report import draw_png, write_report, write_svg
 from fastdarts.runs import RunFolder
 from fastdarts.search import Progress, SearchResult
@@ -35,23 +36,17 @@ def finish_run(result: SearchResult, progress: Progress) -> dict[str, Any]:
 def _evaluate(result: SearchResult, folder: RunFolder, progress: Progress) -> dict[str, Any]:
     after, config = folder.config.get("after", {}), folder.config["config"]
     summary: dict[str, Any] = {"genotype": result.genotype.text(), "valid_accuracy": result.valid_accuracy}
-    settings = evaluate.budget(
-        config["data"], data_root=config["data_root"], device=config["device"], backend=config["backend"]
-    )
+    named = {name: config[name] for name in ("data", "data_root", "device", "backend")}
     if after.get("retrain_epochs"):
-        settings["epochs"] = after["retrain_epochs"]
+        named["epochs"] = after["retrain_epochs"]
+    settings = evaluate.budget(found=result.genotype, **named)
     if after.get("random_cells"):
-        space = Space.from_json(folder.config["space"])
-        comparison = evaluate.compare(
-            result.genotype,
-            folder.path / "compare",
-            search_space=space,
-            settings=settings,
-            random_cells=after["random_cells"],
-            progress=progress,
-        )
+        arguments: dict[str, Any] = {"search_space": Space.from_json(folder.config["space"]), "settings": settings}
+        arguments["random_cells"] = after["random_cells"]
+        path = evaluate.comparison_folder(folder.path / "compare", result.genotype, **arguments)
+        comparison = evaluate.compare(result.genotype, path, **arguments, progress=progress)
         folder.write_json("comparison.json", comparison)
-        trained = RunFolder.open(folder.path / "compare" / "trainings" / "found-seed0")
+        trained = RunFolder.open(path / "trainings" / "found-seed0")
         folder.write_json("retrain.json", trained.read_json("retrain.json"))
         summary |= {"test_accuracy": comparison["found"]["mean"], "random_mean": comparison["random_mean"]}
         summary |= {"random_std": comparison["random_std"], "random_interval95": comparison["interval95"]}
@@ -67,7 +62,7 @@ def _retrain(result: SearchResult, settings: dict[str, Any], progress: Progress)
     path = result.path / "retrain"
     if (path / "retrain.json").exists():
         return RunFolder.open(path).read_json("retrain.json")
-    if path.exists():
+    if begun(path):
         return evaluate.continue_retrain(path, progress=progress)
     config = evaluate.RetrainConfig(genotype=result.genotype.text(), **settings)
     return evaluate.retrain(config, path, progress=progress)

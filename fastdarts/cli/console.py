@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from fastdarts.search import Progress as Watcher
 
@@ -15,11 +17,14 @@ __all__ = ["LineProgress", "TerminalProgress", "console", "make_progress"]
 
 # A redraw costs a device synchronisation, so a person gets ten a second and no more.
 _REDRAW_SECONDS = 0.1
+# A log gets a line an epoch, and where an epoch is long, a line a minute.
+_LINE_SECONDS = 60.0
 
 
 def console() -> Console:
     """The console for people: standard error, so that standard output holds results only."""
-    return Console(stderr=True, highlight=False)
+    # Without markup, since a path may hold brackets.
+    return Console(stderr=True, highlight=False, markup=False)
 
 
 def make_progress(out: Console, quiet: bool = False) -> Watcher:
@@ -40,24 +45,42 @@ def _summary(record: Mapping[str, Any]) -> str:
 
 
 class LineProgress(Watcher):
-    """One sober line an epoch, for logs and pipes."""
+    """One sober line an epoch, or a minute where an epoch takes longer, for logs and pipes."""
 
     def __init__(self, out: Console) -> None:
         self.out = out
 
     def begin(self, title: str, epochs: int, steps: int, done: int = 0) -> None:
-        self.title, self.epochs, self.first = title, epochs, done // steps
-        self.started = time.perf_counter()
+        self.title, self.epochs, self.steps, self.first = title, epochs, steps, done
+        self.started = self.last = time.monotonic()
         self.out.print(f"{title}: {epochs} epochs of {steps} steps" + (f", {done} steps done" if done else ""))
 
+    def wants_step(self) -> bool:
+        return time.monotonic() - self.last >= _LINE_SECONDS
+
+    def step(self, epoch: int, step: int, record: Mapping[str, Any]) -> None:
+        self._line(f"{epoch + 1}/{self.epochs} | step {step}/{self.steps}", epoch * self.steps + step, record)
+
     def epoch(self, record: Mapping[str, Any]) -> None:
-        done = record["epoch"] + 1
-        spent = time.perf_counter() - self.started
-        left = spent / max(done - self.first, 1) * (self.epochs - done)
-        self.out.print(f"{self.title} {done}/{self.epochs} | {_summary(record)} | {left:.0f} s left", soft_wrap=True)
+        self._line(f"{record['epoch'] + 1}/{self.epochs}", record["step"], record)
+
+    def _line(self, where: str, done: int, record: Mapping[str, Any]) -> None:
+        self.last = time.monotonic()
+        left = (self.last - self.started) / max(done - self.first, 1) * (self.epochs * self.steps - done)
+        spelt = f"{left:.0f} s" if left < 120 else str(timedelta(seconds=round(left)))
+        self.out.print(f"{self.title} {where} | {_summary(record)} | {spelt} left", soft_wrap=True)
 
     def note(self, message: str) -> None:
         self.out.print(f"note: {message}", soft_wrap=True)
+
+
+class _TwoLines(Progress):
+    """The figures under the bar: beside it they would push step and time left out of a terminal of 80 columns."""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        for task in self.tasks:
+            yield Text(f"  {task.fields['summary']}", no_wrap=True, overflow="ellipsis")
 
 
 class TerminalProgress(Watcher):
@@ -70,10 +93,9 @@ class TerminalProgress(Watcher):
 
     def begin(self, title: str, epochs: int, steps: int, done: int = 0) -> None:
         self.title, self.epochs, self.steps = title, epochs, steps
-        columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn())
-        self.bar = Progress(
-            *columns, TimeRemainingColumn(), TextColumn("{task.fields[summary]}"), console=self.out, transient=True
-        )
+        name = TextColumn("{task.description}", markup=False)
+        columns = (name, BarColumn(bar_width=20), MofNCompleteColumn(), TimeRemainingColumn())
+        self.bar = _TwoLines(*columns, console=self.out, transient=True)
         self.bar.start()
         self.task: TaskID = self.bar.add_task(title, total=epochs * steps, completed=done, summary="")
 
@@ -95,7 +117,7 @@ class TerminalProgress(Watcher):
             )
 
     def note(self, message: str) -> None:
-        self.out.print(f"[yellow]note:[/] {message}", soft_wrap=True)
+        self.out.print(Text.assemble(("note: ", "yellow"), message), soft_wrap=True)
 
     def end(self) -> None:
         if self.bar is not None:

@@ -16,15 +16,29 @@ __all__ = ["Target", "read_space", "read_target"]
 
 @dataclass(frozen=True)
 class Target:
-    """A genotype, and the search it came from where there is one."""
+    """A genotype, and the run it came from where there is one.
+
+    Args:
+        genotype: what was named.
+        name: what to call it in a path.
+        run: the folder it came from.
+        note: why this is not the genotype that a search ends with; empty where it is.
+    """
 
     genotype: Genotype
     name: str
     run: RunFolder | None = None
+    note: str = ""
 
     def space(self) -> Space | None:
         """The space the genotype was searched in, if it came from a run."""
         return Space.from_json(self.run.config["space"]) if self.run and "space" in self.run.config else None
+
+    def comparisons(self) -> Path:
+        """Where its comparisons are kept when no folder is named."""
+        if self.run is None or self.run.config.get("kind") == "compare":
+            return Path("runs") / f"compare-{self.name}"
+        return self.run.path / "compare"
 
 
 def read_space(text: str) -> Space:
@@ -45,9 +59,9 @@ def read_target(text: str | None) -> Target:
     """
     if text is None:
         raise UserError("no genotype was named", "a run folder, a published name, a file, or a genotype's text")
-    if any(mark in text for mark in "(|{["):
-        return Target(parse_genotype(text), "genotype")
     path = Path(text)
+    if any(mark in text for mark in "(|{[") and not _exists(path):
+        return Target(parse_genotype(text), "genotype")
     if path.is_dir():
         return _read_run(path)
     if path.is_file():
@@ -62,16 +76,29 @@ def read_target(text: str | None) -> Target:
         ) from error
 
 
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        # A genotype's text is longer than a file's name can be.
+        return False
+
+
 def _read_run(path: Path) -> Target:
     folder = RunFolder.open(path)
     if (path / "genotype.json").exists():
         return Target(Genotype.from_json(folder.read_json("genotype.json")), path.name, folder)
     if "genotype" in folder.config.get("config", {}):
         return Target(parse_genotype(folder.config["config"]["genotype"]), path.name, folder)
+    if folder.config.get("kind") == "compare":
+        found = next(iter(folder.config["trainings"].values()))
+        return Target(parse_genotype(found["genotype"]), path.name, folder)
     epochs = sorted((path / "epochs").glob("*.json"))
     if not epochs:
         raise UserError(f"{path} has no genotype yet", "a run with at least one finished epoch")
-    return Target(Genotype.from_json(folder.read_json(f"epochs/{epochs[-1].name}")["genotype"]), path.name, folder)
+    newest = folder.read_json(f"epochs/{epochs[-1].name}")
+    note = f"{path} is not finished; its newest genotype is that of epoch {newest['epoch'] + 1}"
+    return Target(Genotype.from_json(newest["genotype"]), path.name, folder, note)
 
 
 def _read_file(path: Path) -> Genotype:

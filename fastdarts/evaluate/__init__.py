@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastdarts.evaluate.compare import compare, statistics
+from fastdarts.evaluate.compare import compare, comparison_folder, statistics
 from fastdarts.evaluate.retrain import RetrainConfig, budget, continue_retrain, retrain
 
-__all__ = ["RetrainConfig", "budget", "compare", "continue_retrain", "retrain", "statistics"]
+__all__ = ["RetrainConfig", "budget", "compare", "comparison_folder", "continue_retrain", "retrain", "statistics"]

@@ -9,13 +9,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fastdarts._backend import use_backend
 from fastdarts.errors import UserError
-from fastdarts.evaluate.retrain import RetrainConfig, Sets, continue_retrain, retrain
+from fastdarts.evaluate.retrain import RetrainConfig, RetrainJob, Sets, continue_retrain, images_of, retrain
 from fastdarts.runs import RunFolder
 from fastdarts.search.progress import Progress
 from fastdarts.spaces import Genotype, Space, random_genotype
 
-__all__ = ["compare", "statistics"]
+__all__ = ["begun", "compare", "comparison_folder", "statistics"]
 
 
 def compare(
@@ -38,7 +39,8 @@ def compare(
     Args:
         found: the genotype to judge.
         path: the folder of the comparison, new or begun earlier with the same arguments.
-        search_space: where the random genotypes come from; cell ``i`` is ``random_genotype(..., seed=i)``.
+        search_space: the space of ``found``, where the random genotypes come from; cell ``i`` is
+            ``random_genotype(..., seed=i)``.
         settings: the budget, from :func:`fastdarts.evaluate.budget`.
         random_cells: how many random genotypes, at least 2.
         seeds: training seeds; every genotype is trained with each of them.
@@ -50,31 +52,22 @@ def compare(
         The record that is also written to ``comparison.json``: see :func:`statistics`.
 
     Raises:
-        UserError: for bad arguments, or a folder begun with other ones.
+        UserError: for bad arguments, before anything is written, or a folder begun with other ones.
         Interrupted: on SIGINT or SIGTERM.
     """
-    if random_cells < 2:
-        raise UserError(f"random_cells is {random_cells}", "at least 2, better 20", "an interval needs a spread")
-    if not seeds or len(set(seeds)) != len(seeds):
-        raise UserError(f"seeds are {list(seeds)}", "one or more different numbers")
-    settings = {key: value for key, value in settings.items() if key != "seed"}
-    layers = settings.get("layers", RetrainConfig.layers)
-    randoms = [random_genotype(search_space, index, layers=layers) for index in range(random_cells)]
-    names = ["found"] + [f"random-{index:03d}" for index in range(random_cells)]
-    configs = {
-        f"{name}-seed{seed}": RetrainConfig(genotype=genotype.text(), seed=seed, **settings)
-        for name, genotype in zip(names, [found, *randoms], strict=True)
-        for seed in seeds
-    }
-    record = {"kind": "compare", "command": command, "space": search_space.to_json()}
-    record["trainings"] = {name: dataclasses.asdict(config) for name, config in configs.items()}
+    names, configs = _trainings(found, search_space, settings, random_cells, seeds)
+    record = _record(search_space, configs) | {"command": command}
     root = Path(path)
-    with RunFolder.open(root) if _begun(root) else RunFolder.create(root, record) as folder:
-        if {**folder.config, "command": ""} != {**record, "command": ""}:
+    if not begun(root):
+        first = next(iter(configs.values()))
+        with use_backend(first.backend):
+            RetrainJob(first, images_of(first, sets))
+    with RunFolder.open(root) if begun(root) else RunFolder.create(root, record) as folder:
+        if not _same(folder, record):
             raise UserError(
                 f"{root} was begun with another genotype, space, seed or budget",
                 "the arguments that began it",
-                "repeat them, or name another folder",
+                "repeat them, or name another folder (--run)",
             )
         results = {
             name: _train(config, folder.path / "trainings" / name, sets, progress or Progress())
@@ -82,20 +75,85 @@ def compare(
         }
         grouped = [[results[f"{name}-seed{seed}"] for seed in seeds] for name in names]
         comparison = statistics(grouped[0], grouped[1:])
-        comparison |= {"seeds": list(seeds), "dataset": settings["data"], "space": search_space.name}
+        config = next(iter(configs.values()))
+        comparison |= {"seeds": list(seeds), "dataset": config.data, "space": search_space.name}
         kept = ("epochs", "channels", "layers", "batch_size")
-        comparison["budget"] = {key: getattr(next(iter(configs.values())), key) for key in kept}
+        comparison["budget"] = {key: getattr(config, key) for key in kept}
         folder.write_json("comparison.json", comparison)
     return comparison
 
 
-def _begun(path: Path) -> bool:
+def comparison_folder(
+    base: Path,
+    found: Genotype,
+    *,
+    search_space: Space,
+    settings: Mapping[str, Any],
+    random_cells: int = 5,
+    seeds: Sequence[int] = (0,),
+) -> Path:
+    """Where a comparison belongs that was given no folder: the one that the same arguments began, else a new one.
+
+    Args:
+        base: the first candidate; the others are ``base-2``, ``base-3`` and so on.
+        found, search_space, settings, random_cells, seeds: as for :func:`compare`.
+
+    Raises:
+        UserError: for arguments that :func:`compare` refuses too.
+    """
+    record = _record(search_space, _trainings(found, search_space, settings, random_cells, seeds)[1])
+    path, number = base, 1
+    while begun(path) and not _same(RunFolder.open(path), record):
+        number += 1
+        path = base.with_name(f"{base.name}-{number}")
+    return path
+
+
+def _trainings(
+    found: Genotype, search_space: Space, settings: Mapping[str, Any], random_cells: int, seeds: Sequence[int]
+) -> tuple[list[str], dict[str, RetrainConfig]]:
+    """The genotypes' names, the found one's first, and every training's configuration by its name."""
+    if random_cells < 2:
+        raise UserError(f"random_cells is {random_cells}", "at least 2, better 20", "an interval needs a spread")
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise UserError(f"seeds are {list(seeds)}", "one or more different numbers")
+    settings = {key: value for key, value in settings.items() if key != "seed"}
+    layers = found.layers or settings.get("layers", RetrainConfig.layers)
+    try:
+        search_space.check(found, layers)
+    except UserError as error:
+        raise UserError(
+            f"the genotype is not of space {search_space.name}: {error.what}",
+            error.expected,
+            "random cells of another space say nothing about it: name its own (--space NAME or a JSON file)",
+        ) from error
+    randoms = [random_genotype(search_space, index, layers=layers) for index in range(random_cells)]
+    names = ["found"] + [f"random-{index:03d}" for index in range(random_cells)]
+    configs = {
+        f"{name}-seed{seed}": RetrainConfig(genotype=genotype.text(), seed=seed, **settings)
+        for name, genotype in zip(names, [found, *randoms], strict=True)
+        for seed in seeds
+    }
+    return names, configs
+
+
+def _record(search_space: Space, configs: Mapping[str, RetrainConfig]) -> dict[str, Any]:
+    """What makes two comparisons the same."""
+    trainings = {name: dataclasses.asdict(config) for name, config in configs.items()}
+    return {"kind": "compare", "space": search_space.to_json(), "trainings": trainings}
+
+
+def _same(folder: RunFolder, record: Mapping[str, Any]) -> bool:
+    return {**folder.config, "command": ""} == {**record, "command": ""}
+
+
+def begun(path: Path) -> bool:
     """Whether ``path`` is a run; what a kill during its creation leaves behind is none yet."""
     return (path / "config.json").exists()
 
 
 def _train(config: RetrainConfig, path: Path, sets: Sets | None, progress: Progress) -> dict[str, Any]:
-    if not _begun(path):
+    if not begun(path):
         return retrain(config, path, sets=sets, progress=progress)
     if (path / "retrain.json").exists():
         return RunFolder.open(path).read_json("retrain.json")

@@ -25,14 +25,14 @@ from fastdarts.search.environment import (
     resolve_device,
     seed_everything,
 )
-from fastdarts.search.loop import evaluate
+from fastdarts.search.loop import check_batch, evaluate
 from fastdarts.search.progress import Progress
 from fastdarts.search.runner import run_job
 from fastdarts.search.schedule import cosine
 from fastdarts.search.step import accuracy
 from fastdarts.spaces import Genotype, parse_genotype
 
-__all__ = ["RetrainConfig", "budget", "continue_retrain", "retrain"]
+__all__ = ["RetrainConfig", "RetrainJob", "Sets", "budget", "continue_retrain", "images_of", "retrain"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class RetrainConfig:
         epochs: passes over the whole training set.
         batch_size: images a step.
         channels: C, the width of the first cells.
-        layers: number of cells.
+        layers: number of cells; a genotype of one cell a layer has its own number and takes no other.
         auxiliary: weight of the auxiliary head's loss, 0 for no head.
         drop_path: probability of dropping a path in the last epoch; it rises linearly from 0.
         label_smoothing: of the cross-entropy (ImageNet: 0.1).
@@ -78,7 +78,9 @@ class RetrainConfig:
     save_every: int = 1
 
     def __post_init__(self) -> None:
-        parse_genotype(self.genotype)
+        own = parse_genotype(self.genotype).layers
+        if own is not None and self.layers != own:
+            raise UserError(f"layers is {self.layers} for a genotype of {own} cells", f"{own}, or no number at all")
         check_fields(
             self,
             at_least_one=("epochs", "batch_size", "channels", "layers", "save_every"),
@@ -92,21 +94,30 @@ _DIGITS: dict[str, Any] = {"epochs": 15, "batch_size": 64, "channels": 8, "layer
 _DIGITS |= {"drop_path": 0.0, "cutout": 0}
 
 
-def budget(data: str = "digits", **overrides: Any) -> dict[str, Any]:
+def budget(data: str = "digits", *, found: Genotype | None = None, **overrides: Any) -> dict[str, Any]:
     """The fields of :class:`RetrainConfig` without the genotype: the published budget, or a small one for digits.
+
+    Args:
+        data: a data set's name, or ``custom`` for images given from Python, which are neither cropped nor flipped
+            nor cut out.
+        found: the genotype, which decides the number of layers where it has one cell a layer.
+        overrides: any other fields of :class:`RetrainConfig`.
 
     Raises:
         UserError: for an unknown field.
     """
-    unknown = sorted(set(overrides) - {field.name for field in dataclasses.fields(RetrainConfig)})
+    known = [field.name for field in dataclasses.fields(RetrainConfig) if field.name not in ("genotype", "data")]
+    unknown = sorted(set(overrides) - set(known))
     if unknown:
-        raise UserError(f"unknown setting {unknown[0]!r}", "a field of RetrainConfig")
-    values: dict[str, Any] = {"data": data}
-    if data != "custom":
-        augmentation = default_augmentation(data)
-        values |= {"crop": augmentation.crop, "flip": augmentation.flip}
+        raise UserError(f"unknown setting {unknown[0]!r}", f"one of {', '.join(known)}")
+    augmentation = default_augmentation(data)
+    values: dict[str, Any] = {"data": data, "crop": augmentation.crop, "flip": augmentation.flip}
     if data == "digits":
         values |= _DIGITS
+    elif data == "custom":
+        values["cutout"] = 0
+    if found is not None and found.layers is not None:
+        values["layers"] = found.layers
     return values | overrides
 
 
@@ -138,7 +149,7 @@ def retrain(
         Interrupted: on SIGINT or SIGTERM; continue with :func:`continue_retrain`.
     """
     with use_backend(config.backend):
-        job = RetrainJob(config, _sets(config, sets))
+        job = RetrainJob(config, images_of(config, sets))
         record = {"kind": "retrain", "config": dataclasses.asdict(config), "command": command}
         with RunFolder.create(path, record | {"environment": describe_environment(job.device)}) as folder:
             return job.run(folder, progress or Progress())
@@ -160,22 +171,45 @@ def continue_retrain(
     with RunFolder.open(path) as folder:
         if folder.config.get("kind") != "retrain":
             raise UserError(f"{folder.path} holds a {folder.config.get('kind')} run", "a retraining's run folder")
-        config = config_from_json(RetrainConfig, folder.config["config"])
-        for line in check_environment(folder.config["environment"], resolve_device(config.device)):
+        config = config_from_json(RetrainConfig, folder.config.get("config", {}))
+        for line in check_environment(folder.config.get("environment", {}), resolve_device(config.device)):
             progress.note(line)
         with use_backend(config.backend):
-            job = RetrainJob(config, _sets(config, sets))
+            job = RetrainJob(config, images_of(config, sets))
             checkpoint = folder.load(previous=previous) if folder.steps() else None
             return job.run(folder, progress, checkpoint)
 
 
-def _sets(config: RetrainConfig, given: Sets | None) -> Sets:
+def images_of(config: RetrainConfig, given: Sets | None) -> Sets:
+    """The (training, test) images of a configuration, ``given`` where its data are custom.
+
+    Raises:
+        UserError: for images without need or none where they are needed, or a test set that does not fit the training
+            set, which would otherwise be noticed when the training is over, or never.
+    """
     if (config.data == "custom") != (given is not None):
         raise UserError(
             f"data {config.data!r} {'without' if given is None else 'with'} sets of images",
             "sets exactly where data is 'custom'",
+            "images of your own are given from Python: retrain(..., sets=), compare(..., sets=)",
         )
-    return given if given is not None else load_images(config.data, config.data_root)
+    if given is None:
+        return load_images(config.data, config.data_root)
+    train, test = (
+        {
+            "images of": f"{list(each.images.shape[1:])} {each.images.dtype}",
+            "classes": each.classes,
+            "mean": each.mean,
+            "std": each.std,
+        }
+        for each in given
+    )
+    for name, value in train.items():
+        if test[name] != value:
+            raise UserError(
+                f"the test set has {name} {test[name]}", f"{value} as the training set", "from_dataset(..., like=train)"
+            )
+    return given
 
 
 class RetrainJob:
@@ -203,7 +237,9 @@ class RetrainJob:
             classes=train.classes,
             in_channels=train.images.shape[1],
             auxiliary=config.auxiliary > 0,
-        ).to(self.device)
+        )
+        check_batch(self.model, train, config.batch_size)
+        self.model.to(self.device)
         self.weights = list(self.model.parameters())
         self.optimizer = torch.optim.SGD(
             self.weights, config.lr, momentum=config.momentum, weight_decay=config.weight_decay
@@ -273,6 +309,7 @@ class RetrainJob:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        # First, since other data are refused here in words that a person understands.
+        self.train.load_state_dict(state["train"])
         self.model.load_state_dict(state["model"], strict=True)
         self.optimizer.load_state_dict(state["optimizer"])
-        self.train.load_state_dict(state["train"])

@@ -27,7 +27,7 @@ class SearchConfig:
         space: a name of :func:`fastdarts.spaces.space_names`.
         data: a name of :func:`fastdarts.data.names`, or ``custom`` for a data set given from Python.
         data_root: the folder or file of the data set, where it is not shipped.
-        seed: of the split, the weights, the alphas, the batches and the augmentation.
+        seed: of the split, the weights, the alphas, the batches and the augmentation; below 2**62.
         epochs: passes over the weight level's half of the training set.
         batch_size: images a step, at both levels.
         channels: C, the width of the first cells.
@@ -38,7 +38,7 @@ class SearchConfig:
         epsilon: step of the finite differences, over the norm of the direction.
         eta: amending coefficient (amended kinds only).
         one_level: alphas and weights both learn on the whole training set (DARTS, section 3.3).
-        arch_start_epoch: first epoch in which the alphas learn (PC-DARTS: 15).
+        arch_start_epoch: first epoch in which the alphas learn (PC-DARTS: 15); below ``epochs``.
         train_portion: share of the training set that trains weights; the rest trains alphas.
         lr, lr_min: learning rate of the weights, cosine from the one to the other over the epochs.
         momentum, weight_decay, grad_clip: of the weights' SGD; ``grad_clip`` is the largest norm, 0 for none.
@@ -96,6 +96,13 @@ class SearchConfig:
             ),
             fractions=("momentum", "arch_beta1", "arch_beta2"),
         )
+        if self.seed >= 2**62:
+            raise UserError(f"seed is {self.seed}", "below 2**62")
+        if self.arch_start_epoch >= self.epochs:
+            raise UserError(
+                f"arch_start_epoch is {self.arch_start_epoch} with {self.epochs} epochs: the alphas would never learn",
+                f"from 0 to {self.epochs - 1}",
+            )
         if not 0.0 < self.train_portion < 1.0:
             raise UserError(f"train_portion is {self.train_portion}", "a number between 0 and 1, both excluded")
         if not self.epsilon > 0.0:
@@ -116,9 +123,9 @@ class SearchConfig:
                 f"{' or '.join(EXACT)}",
                 "leave the check out, or use --method darts-second",
             )
-        late = [epoch for epoch in self.check_hypergradient if not 0 <= epoch < self.epochs]
+        late = [epoch for epoch in self.check_hypergradient if type(epoch) is not int or not 0 <= epoch < self.epochs]
         if late:
-            raise UserError(f"check_hypergradient names epoch {late[0]}", f"epochs from 0 to {self.epochs - 1}")
+            raise UserError(f"check_hypergradient names epoch {late[0]!r}", f"epochs from 0 to {self.epochs - 1}")
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values."""
@@ -128,7 +135,7 @@ class SearchConfig:
     def from_json(cls, values: Mapping[str, Any]) -> SearchConfig:
         """Inverse of :meth:`to_json`; unknown and missing fields are refused."""
         values = dict(values)
-        if "check_hypergradient" in values:
+        if isinstance(values.get("check_hypergradient"), list):
             values["check_hypergradient"] = tuple(values["check_hypergradient"])
         return config_from_json(cls, values)
 
@@ -158,7 +165,8 @@ def check_fields(
     Raises:
         UserError: naming the first field that is wrong.
     """
-    kinds = {"int": int, "float": (int, float), "bool": bool, "str": str}
+    kinds = {"int": int, "float": (int, float), "bool": bool, "str": str, "str | None": (str, type(None))}
+    kinds["tuple[int, ...]"] = tuple
     for field in dataclasses.fields(config):
         value, kind = getattr(config, field.name), kinds.get(str(field.type))
         if kind is None:

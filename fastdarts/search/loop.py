@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -32,7 +33,7 @@ from fastdarts.search.schedule import cosine
 from fastdarts.search.step import SearchStep, accuracy
 from fastdarts.spaces import Genotype, Space, space
 
-__all__ = ["SearchResult", "count_parameters", "evaluate", "resume", "search"]
+__all__ = ["SearchResult", "check_batch", "count_parameters", "evaluate", "resume", "search"]
 
 
 @dataclass(frozen=True)
@@ -120,11 +121,11 @@ def resume(
     with RunFolder.open(path) as folder:
         if folder.config.get("kind") != "search":
             raise UserError(f"{folder.path} holds a {folder.config.get('kind')} run", "a search's run folder")
-        config = SearchConfig.from_json(folder.config["config"])
-        for line in check_environment(folder.config["environment"], resolve_device(config.device)):
+        config = SearchConfig.from_json(folder.config.get("config", {}))
+        for line in check_environment(folder.config.get("environment", {}), resolve_device(config.device)):
             progress.note(line)
         with use_backend(config.backend):
-            job = SearchJob(config, _train_set(config, train_set), Space.from_json(folder.config["space"]))
+            job = SearchJob(config, _train_set(config, train_set), Space.from_json(folder.config.get("space")))
             checkpoint = folder.load(previous=previous) if folder.steps() else None
             return job.run(folder, progress, checkpoint)
 
@@ -134,6 +135,7 @@ def _train_set(config: SearchConfig, given: ImageSet | None) -> ImageSet:
         raise UserError(
             f"data {config.data!r} {'without' if given is None else 'with'} a train_set",
             "a train_set exactly where data is 'custom'",
+            "images of your own are given from Python: search(..., train_set=) and resume(..., train_set=)",
         )
     return given if given is not None else load_images(config.data, config.data_root)[0]
 
@@ -174,7 +176,9 @@ class SearchJob:
             in_channels=self.ends[1],
             partial=config.partial,
             edge_normalisation=config.edge_normalisation,
-        ).to(self.device)
+        )
+        check_batch(self.model, images, config.batch_size)
+        self.model.to(self.device)
         self.step_both = SearchStep(self.model, config, self.method.relaxation)
 
     def run(self, folder: RunFolder, progress: Progress, checkpoint: Checkpoint | None = None) -> SearchResult:
@@ -234,11 +238,12 @@ class SearchJob:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        # First, since other data are refused here in words that a person understands.
+        self.train.load_state_dict(state["train"])
+        self.valid.load_state_dict(state["valid"])
         self.model.load_state_dict(state["model"], strict=True)
         self.step_both.weight_optimizer.load_state_dict(state["weight_optimizer"])
         self.step_both.arch_optimizer.load_state_dict(state["arch_optimizer"])
-        self.train.load_state_dict(state["train"])
-        self.valid.load_state_dict(state["valid"])
 
     def _check(self, epoch: int, train: tuple[Tensor, Tensor], valid: tuple[Tensor, Tensor], progress: float) -> None:
         values = dict(vars(self.step_both.check(train, valid, progress)))
@@ -267,6 +272,17 @@ class SearchJob:
             "edge_weights": listed(edge_weights) if edge_weights is not None else None,
             "edges": edges,
         }
+
+
+def check_batch(model: nn.Module, images: ImageSet, batch_size: int) -> None:
+    """Refuse batches of one image where a layer needs two to train, by a pass without data or memory.
+
+    Raises:
+        UserError: from the layer that the first step would have stopped at, after the run folder was made.
+    """
+    if batch_size == 1:
+        with torch.no_grad():
+            copy.deepcopy(model).to("meta").train()(torch.empty(1, *images.images.shape[1:], device="meta"))
 
 
 def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, float]:

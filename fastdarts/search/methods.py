@@ -102,25 +102,29 @@ def configure(name: str = "darts-first", *, data: str = "digits", **overrides: A
     Args:
         name: a key of :data:`METHODS`.
         data: a data set's name; for ``digits`` the epochs, width, depth and batch size are small.
-        overrides: any fields of :class:`SearchConfig`.
+        overrides: any fields of :class:`SearchConfig`. A preset space brings its number of layers, and the epochs in
+            which the alphas wait keep their published share of all epochs, unless they are given here.
 
     Raises:
         UserError: for an unknown method or field, or a value out of range.
     """
     from fastdarts.data import default_augmentation
+    from fastdarts.spaces import space, space_names
 
     chosen = method(name)
     unknown = sorted(set(overrides) - set(SearchConfig.__dataclass_fields__))
     if unknown:
         raise UserError(f"unknown setting {unknown[0]!r}", f"one of {', '.join(SearchConfig.__dataclass_fields__)}")
     values: dict[str, Any] = dict(chosen.defaults)
+    if overrides.get("space") in space_names():
+        values["layers"] = space(overrides["space"]).layers
     if data == "digits":
         values |= _DIGITS
         values["arch_lr"] = _DIGITS_ARCH_LR_FACTOR * values.get("arch_lr", SearchConfig.arch_lr)
-        epochs = overrides.get("epochs", values["epochs"])
-        # The published share of epochs in which the alphas wait, of the epochs that this search has.
-        values["arch_start_epoch"] = chosen.defaults.get("arch_start_epoch", 0) * epochs // 50
-    if data != "custom":
-        augmentation = default_augmentation(data)
-        values |= {"crop": augmentation.crop, "flip": augmentation.flip, "cutout": augmentation.cutout}
+    epochs = overrides.get("epochs", values.get("epochs", SearchConfig.epochs))
+    if isinstance(epochs, int):
+        # A search of fewer epochs than the published one would otherwise end before its alphas have learnt.
+        values["arch_start_epoch"] = chosen.defaults.get("arch_start_epoch", 0) * epochs // SearchConfig.epochs
+    augmentation = default_augmentation(data)
+    values |= {"crop": augmentation.crop, "flip": augmentation.flip, "cutout": augmentation.cutout}
     return SearchConfig(**(values | {"method": name, "data": data} | overrides))

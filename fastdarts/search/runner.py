@@ -58,7 +58,7 @@ class Job(Protocol):
         """Nested state of tensors and plain values."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` gave."""
+        """Restore what :meth:`state_dict` gave, or raise a UserError where it was another job's."""
 
 
 def peak_bytes(device: torch.device) -> int:
@@ -154,12 +154,13 @@ def run_job(
     """
     progress = progress or Progress()
     at = _Position()
-    folder.rewind(checkpoint)
     if checkpoint is not None:
         state = checkpoint.state
         job.load_state_dict(state["job"])
         at.load_state_dict(state["position"])
         restore_generators({}, state["generators"])
+    # Last: a state that is refused, such as that of other data, must not cost the records and checkpoints after it.
+    folder.rewind(checkpoint)
 
     def save() -> Path:
         step = at.epoch * job.steps + at.position
@@ -173,7 +174,8 @@ def run_job(
                 _one_epoch(job, folder, at, progress, stop, save)
                 if at.epoch % save_every == 0 or at.epoch == job.epochs or stop.requested:
                     save()
-                if stop.requested and at.epoch < job.epochs:
+                # After the last epoch too: what follows, such as the next training of a comparison, was not wanted.
+                if stop.requested:
                     raise Interrupted(folder.path)
     finally:
         progress.end()

@@ -1,0 +1,122 @@
+"""From what was typed to the fields of a configuration; what cannot be meant is refused here, not overridden."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from fastdarts.cli.targets import Target
+from fastdarts.errors import UserError
+
+__all__ = ["absolute", "given", "plan_after", "read_integers", "read_settings", "retraining"]
+
+# What --set cannot set, and which option or argument does.
+_OTHERWISE = {
+    "method": "--method",
+    "space": "--space",
+    "data": "--data",
+    "device": "--device",
+    "backend": "--backend",
+    "genotype": "the argument TARGET",
+}
+
+
+def given(named: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that were given."""
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def absolute(root: str | None) -> str | None:
+    """``--root`` as a run keeps it, so that it is resumed from any folder."""
+    return None if root is None else str(Path(root).expanduser().absolute())
+
+
+def read_settings(pairs: list[str] | None, config: type, named: Mapping[str, Any]) -> dict[str, Any]:
+    """Read ``--set NAME=VALUE`` by the type of the field it names.
+
+    Args:
+        pairs: the texts.
+        config: the configuration's dataclass.
+        named: options of the command by their field's name; None where one was not given.
+
+    Raises:
+        UserError: for a name or value that does not fit, or a setting that is given twice.
+    """
+    kinds: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "str": str, "bool": _boolean}
+    types = {field.name: str(field.type) for field in fields(config) if str(field.type) in kinds}
+    otherwise = {name: option for name, option in _OTHERWISE.items() if name in types}
+    if "seed" in types and "seed" not in named:
+        otherwise["seed"] = "--seeds"
+    values: dict[str, Any] = {}
+    for pair in pairs or []:
+        name, found, text = pair.partition("=")
+        name, text = name.strip().replace("-", "_"), text.strip()
+        if not found or name not in types or name in otherwise:
+            known = ", ".join(sorted(set(types) - set(otherwise)))
+            remedy = f"use {otherwise[name]}" if name in otherwise else ""
+            raise UserError(f"--set {pair}", f"NAME=VALUE with one of {known}", remedy)
+        if name in values or named.get(name) is not None:
+            raise UserError(f"--set {pair}: {name} is given twice", "it once")
+        try:
+            values[name] = kinds[types[name]](text)
+        except ValueError as error:
+            expected = f"a value of type {types[name]}" + (", true or false" if types[name] == "bool" else "")
+            raise UserError(f"--set {pair}", expected) from error
+    return values
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ValueError(text)
+    return text.lower() == "true"
+
+
+def read_integers(text: str) -> tuple[int, ...]:
+    """Read a list such as ``0,10,20``.
+
+    Raises:
+        UserError: for anything else.
+    """
+    try:
+        return tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError as error:
+        raise UserError(f"{text!r} is no list of numbers", "whole numbers with commas, e.g. 0,10,20") from error
+
+
+def plan_after(data: str, retrain_epochs: int | None, random_cells: int) -> dict[str, int]:
+    """What follows a search, as its run keeps it; refused now rather than when the search is over.
+
+    Raises:
+        UserError: for numbers that cannot be, or a comparison without retraining.
+    """
+    if random_cells == 1 or random_cells < 0:
+        raise UserError(f"random_cells is {random_cells}", "0 for no comparison, or at least 2")
+    if retrain_epochs is not None and retrain_epochs < 0:
+        raise UserError(f"retrain_epochs is {retrain_epochs}", "0 for no retraining, or more")
+    if retrain_epochs == 0 and random_cells:
+        raise UserError(
+            f"--retrain-epochs 0 with --random-cells {random_cells}",
+            "epochs for every network of the comparison",
+            "leave one of the two out",
+        )
+    if retrain_epochs is None:
+        retrain_epochs = 15 if data == "digits" else 0
+    return {"retrain_epochs": retrain_epochs, "random_cells": random_cells}
+
+
+def retraining(chosen: Target, named: Mapping[str, Any], settings: list[str] | None) -> dict[str, Any]:
+    """A retraining's settings: what was named, else the data of the run the genotype is from, else digits.
+
+    Raises:
+        UserError: as :func:`read_settings` does.
+    """
+    from fastdarts import evaluate
+
+    searched = chosen.run.config.get("config", {}) if chosen.run else {}
+    overrides = given(named) | read_settings(settings, evaluate.RetrainConfig, named)
+    if "data" not in overrides and searched.get("data_root") is not None:
+        overrides.setdefault("data_root", searched["data_root"])
+    data = overrides.pop("data", searched.get("data", "digits"))
+    return evaluate.budget(data, found=chosen.genotype, **overrides)
