@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -264,6 +265,20 @@ def test_a_foreign_configuration_is_told(tmp_path: Path) -> None:
     RunFolder.create(tmp_path / "other", {"kind": "search"})
     with pytest.raises(UserError, match="unknown or missing fields"):
         resume(tmp_path / "other")
+
+
+def test_the_configured_threads_are_used_and_given_back(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    class Listener(Progress):
+        def epoch(self, record: Mapping[str, Any]) -> None:
+            seen.append(torch.get_num_threads())
+
+    threads = torch.get_num_threads()
+    search(tiny.config(epochs=1, threads=threads + 1), tmp_path / "r", train_set=tiny.images(), progress=Listener())
+    assert seen == [threads + 1]
+    assert torch.get_num_threads() == threads
+    assert RunFolder.open(tmp_path / "r").config["environment"]["threads"] == threads + 1
 
 
 def test_a_changed_environment_is_told(tmp_path: Path) -> None:

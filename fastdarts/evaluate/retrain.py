@@ -41,7 +41,7 @@ class RetrainConfig:
 
     Args:
         genotype: the genotype's text.
-        data, data_root, seed, device, backend, save_every, crop, flip: as for the search.
+        data, data_root, seed, device, backend, threads, save_every, crop, flip: as for the search.
         epochs: passes over the whole training set.
         batch_size: images a step.
         channels: C, the width of the first cells.
@@ -75,6 +75,7 @@ class RetrainConfig:
     grad_clip: float = 5.0
     device: str = "auto"
     backend: str = "auto"
+    threads: int = 0
     save_every: int = 1
 
     def __post_init__(self) -> None:
@@ -84,14 +85,24 @@ class RetrainConfig:
         check_fields(
             self,
             at_least_one=("epochs", "batch_size", "channels", "layers", "save_every"),
-            not_negative=("seed", "crop", "cutout", "auxiliary", "lr", "lr_min", "weight_decay", "grad_clip"),
+            not_negative=(
+                "seed",
+                "crop",
+                "cutout",
+                "auxiliary",
+                "lr",
+                "lr_min",
+                "weight_decay",
+                "grad_clip",
+                "threads",
+            ),
             fractions=("momentum", "drop_path", "label_smoothing"),
         )
 
 
 # A minute or less per network on two cores; the head and drop-path are for 600 epochs, not for 15.
 _DIGITS: dict[str, Any] = {"epochs": 15, "batch_size": 64, "channels": 8, "layers": 3, "auxiliary": 0.0}
-_DIGITS |= {"drop_path": 0.0, "cutout": 0}
+_DIGITS |= {"drop_path": 0.0, "cutout": 0, "threads": 1}
 
 
 def budget(data: str = "digits", *, found: Genotype | None = None, **overrides: Any) -> dict[str, Any]:
@@ -151,7 +162,9 @@ def retrain(
     with use_backend(config.backend):
         job = RetrainJob(config, images_of(config, sets))
         record = {"kind": "retrain", "config": dataclasses.asdict(config), "command": command}
-        with RunFolder.create(path, record | {"environment": describe_environment(job.device)}) as folder:
+        with RunFolder.create(
+            path, record | {"environment": describe_environment(job.device, config.threads)}
+        ) as folder:
             return job.run(folder, progress or Progress())
 
 
@@ -172,7 +185,9 @@ def continue_retrain(
         if folder.config.get("kind") != "retrain":
             raise UserError(f"{folder.path} holds a {folder.config.get('kind')} run", "a retraining's run folder")
         config = config_from_json(RetrainConfig, folder.config.get("config", {}))
-        for line in check_environment(folder.config.get("environment", {}), resolve_device(config.device)):
+        for line in check_environment(
+            folder.config.get("environment", {}), resolve_device(config.device), config.threads
+        ):
             progress.note(line)
         with use_backend(config.backend):
             job = RetrainJob(config, images_of(config, sets))
@@ -248,7 +263,7 @@ class RetrainJob:
     def run(self, folder: RunFolder, progress: Progress, checkpoint: Checkpoint | None = None) -> dict[str, Any]:
         """Train to the end, test once, write and return the result."""
         self.title = f"retrain {folder.path.name}"
-        with reproducible(self.device):
+        with reproducible(self.device, self.config.threads):
             run_job(self, folder, progress=progress, checkpoint=checkpoint, save_every=self.config.save_every)
             test = Batches(
                 self.test_set,

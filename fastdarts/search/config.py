@@ -49,6 +49,7 @@ class SearchConfig:
             exact one (one step each).
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         backend: a name of :func:`fastdarts.use_backend`.
+        threads: CPU threads, 0 for as many as torch takes.
         save_every: epochs between checkpoints.
     """
 
@@ -84,6 +85,7 @@ class SearchConfig:
     check_hypergradient: tuple[int, ...] = ()
     device: str = "auto"
     backend: str = "auto"
+    threads: int = 0
     save_every: int = 1
 
     def __post_init__(self) -> None:
@@ -92,7 +94,7 @@ class SearchConfig:
             at_least_one=("epochs", "batch_size", "channels", "layers", "partial", "save_every"),
             not_negative=(
                 *("seed", "arch_start_epoch", "crop", "cutout", "lr", "lr_min", "weight_decay", "grad_clip"),
-                *("arch_lr", "arch_weight_decay", "eta"),
+                *("arch_lr", "arch_weight_decay", "eta", "threads"),
             ),
             fractions=("momentum", "arch_beta1", "arch_beta2"),
         )

@@ -38,21 +38,21 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def describe_environment(device: torch.device) -> dict[str, Any]:
-    """What the last bits of a run's numbers depend on besides its configuration."""
+def describe_environment(device: torch.device, threads: int = 0) -> dict[str, Any]:
+    """What the last bits of a run's numbers depend on; ``threads`` is the configured number, 0 for torch's own."""
     return {
         "fastdarts": fastdarts.__version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "machine": platform.machine(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "threads": torch.get_num_threads(),
+        "threads": threads or torch.get_num_threads(),
     }
 
 
-def check_environment(recorded: Mapping[str, Any], device: torch.device) -> list[str]:
+def check_environment(recorded: Mapping[str, Any], device: torch.device, threads: int = 0) -> list[str]:
     """One line for each thing that differs from when the run was started, so that its last bits may differ."""
-    now = describe_environment(device)
+    now = describe_environment(device, threads)
     return [
         f"the run was started with {name} {recorded.get(name)}, this is {value}: its last bits may differ"
         for name, value in now.items()
@@ -61,18 +61,18 @@ def check_environment(recorded: Mapping[str, Any], device: torch.device) -> list
 
 
 @contextmanager
-def reproducible(device: torch.device) -> Iterator[None]:
-    """Make cuDNN choose deterministic algorithms, without timing them, while the block runs."""
-    if device.type != "cuda":
-        yield
-        return
+def reproducible(device: torch.device, threads: int = 0) -> Iterator[None]:
+    """While the block runs: ``threads`` CPU threads (0: as it is), and deterministic cuDNN algorithms, not timed."""
     cudnn = torch.backends.cudnn
-    before = cudnn.deterministic, cudnn.benchmark
-    cudnn.deterministic, cudnn.benchmark = True, False
+    before = torch.get_num_threads(), cudnn.deterministic, cudnn.benchmark
+    torch.set_num_threads(threads or before[0])
+    if device.type == "cuda":
+        cudnn.deterministic, cudnn.benchmark = True, False
     try:
         yield
     finally:
-        cudnn.deterministic, cudnn.benchmark = before
+        torch.set_num_threads(before[0])
+        cudnn.deterministic, cudnn.benchmark = before[1:]
 
 
 def seed_everything(seed: int) -> None:

@@ -94,7 +94,7 @@ def search(
     with use_backend(config.backend):
         job = SearchJob(config, _train_set(config, train_set), search_space)
         record = {"kind": "search", "config": config.to_json(), "command": command, "after": dict(after or {})}
-        record |= {"environment": describe_environment(job.device), "space": job.space.to_json()}
+        record |= {"environment": describe_environment(job.device, config.threads), "space": job.space.to_json()}
         with RunFolder.create(path, record) as folder:
             return job.run(folder, progress or Progress())
 
@@ -122,7 +122,9 @@ def resume(
         if folder.config.get("kind") != "search":
             raise UserError(f"{folder.path} holds a {folder.config.get('kind')} run", "a search's run folder")
         config = SearchConfig.from_json(folder.config.get("config", {}))
-        for line in check_environment(folder.config.get("environment", {}), resolve_device(config.device)):
+        for line in check_environment(
+            folder.config.get("environment", {}), resolve_device(config.device), config.threads
+        ):
             progress.note(line)
         with use_backend(config.backend):
             job = SearchJob(config, _train_set(config, train_set), Space.from_json(folder.config.get("space")))
@@ -183,7 +185,7 @@ class SearchJob:
 
     def run(self, folder: RunFolder, progress: Progress, checkpoint: Checkpoint | None = None) -> SearchResult:
         """Search to the end, write the result, and return it."""
-        with reproducible(self.device):
+        with reproducible(self.device, self.config.threads):
             self.folder = folder
             run_job(self, folder, progress=progress, checkpoint=checkpoint, save_every=self.config.save_every)
         last = [record for record in folder.metrics() if record["kind"] == "epoch"][-1]
