@@ -95,9 +95,7 @@ def test_whole_genotypes_as_svg(genotype: str) -> None:
     if genotype in ("unshared", "fixed"):
         layers = 20
         base = space("amended-s2" if genotype == "fixed" else "darts")
-        cells = {
-            f"cell{k}": next(iter(random_genotype(base, k, layers=layers).cells.values())) for k in range(layers)
-        }
+        cells = {f"cell{k}": next(iter(random_genotype(base, k, layers=layers).cells.values())) for k in range(layers)}
         drawn = Genotype(cells)
     else:
         drawn = parse_genotype(genotype) if "|" in genotype else published(genotype)

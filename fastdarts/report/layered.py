@@ -166,9 +166,7 @@ def _lines(columns: list[list[_Item]], at: int) -> list[tuple[float, float, str]
 
 
 def _crossings(lines: list[tuple[float, float, str]]) -> int:
-    return sum(
-        (a[0] - b[0]) * (a[1] - b[1]) < 0 for i, a in enumerate(lines) for b in lines[i + 1 :] if a[2] != b[2]
-    )
+    return sum((a[0] - b[0]) * (a[1] - b[1]) < 0 for i, a in enumerate(lines) for b in lines[i + 1 :] if a[2] != b[2])
 
 
 def _wanted(columns: list[list[_Item]], at: int, *, left: bool) -> list[float]:

@@ -77,8 +77,8 @@ METHODS: Mapping[str, Method] = MappingProxyType(
     }
 )
 
-# What one core searches in three minutes. Digits are 8 x 8, so three cells already reduce them to 2 x 2. One thread, so
-# that the result does not depend on the number of cores; two take 0.7 s a step instead of 0.95, and 1.9 on a busy machine.
+# What one core searches in three minutes. Digits are 8 x 8, so three cells already reduce them to 2 x 2. One thread,
+# so that the result does not depend on the number of cores; two would take 0.7 s a step instead of 0.95.
 _DIGITS: Mapping[str, Any] = MappingProxyType(
     {"epochs": 15, "channels": 8, "layers": 3, "batch_size": 64, "threads": 1}
 )
