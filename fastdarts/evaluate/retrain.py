@@ -19,8 +19,8 @@ from fastdarts.nn import DerivedNetwork
 from fastdarts.runs import Checkpoint, RunFolder
 from fastdarts.search.config import check_fields, config_from_json
 from fastdarts.search.environment import (
-    check_environment,
     describe_environment,
+    reopened,
     reproducible,
     resolve_device,
     seed_everything,
@@ -99,6 +99,11 @@ class RetrainConfig:
             fractions=("momentum", "drop_path", "label_smoothing"),
         )
 
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> RetrainConfig:
+        """The configuration of a run folder; unknown and missing fields are refused."""
+        return config_from_json(cls, values)
+
 
 # A minute or less per network on two cores; the head and drop-path are for 600 epochs, not for 15.
 _DIGITS: dict[str, Any] = {"epochs": 15, "batch_size": 64, "channels": 8, "layers": 3, "auxiliary": 0.0}
@@ -162,9 +167,8 @@ def retrain(
     with use_backend(config.backend):
         job = RetrainJob(config, images_of(config, sets))
         record = {"kind": "retrain", "config": dataclasses.asdict(config), "command": command}
-        with RunFolder.create(
-            path, record | {"environment": describe_environment(job.device, config.threads)}
-        ) as folder:
+        record["environment"] = describe_environment(job.device, config.threads)
+        with RunFolder.create(path, record) as folder:
             return job.run(folder, progress or Progress())
 
 
@@ -181,18 +185,9 @@ def continue_retrain(
         UserError: for a folder that is no retraining, or a checkpoint that is damaged or from elsewhere.
     """
     progress = progress or Progress()
-    with RunFolder.open(path) as folder:
-        if folder.config.get("kind") != "retrain":
-            raise UserError(f"{folder.path} holds a {folder.config.get('kind')} run", "a retraining's run folder")
-        config = config_from_json(RetrainConfig, folder.config.get("config", {}))
-        for line in check_environment(
-            folder.config.get("environment", {}), resolve_device(config.device), config.threads
-        ):
-            progress.note(line)
-        with use_backend(config.backend):
-            job = RetrainJob(config, images_of(config, sets))
-            checkpoint = folder.load(previous=previous) if folder.steps() else None
-            return job.run(folder, progress, checkpoint)
+    with reopened(path, "retrain", RetrainConfig.from_json, progress) as (folder, config):
+        job = RetrainJob(config, images_of(config, sets))
+        return job.run(folder, progress, folder.load(previous=previous) if folder.steps() else None)
 
 
 def images_of(config: RetrainConfig, given: Sets | None) -> Sets:

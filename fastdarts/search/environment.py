@@ -1,19 +1,34 @@
-"""Where a run happens: the device, what its numbers depend on, and the switches that make them repeat."""
+"""Where a run happens: the device, what its numbers depend on, the switches that make them repeat, and returning."""
 
 from __future__ import annotations
 
+import os
 import platform
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 
 import fastdarts
+from fastdarts._backend import use_backend
 from fastdarts.errors import UserError
+from fastdarts.runs import RunFolder
+from fastdarts.search.progress import Progress
 
-__all__ = ["check_environment", "describe_environment", "reproducible", "resolve_device", "seed_everything"]
+__all__ = ["describe_environment", "reopened", "reproducible", "resolve_device", "seed_everything"]
+
+
+class _Placed(Protocol):
+    """What every configuration says of where it runs."""
+
+    device: str
+    backend: str
+    threads: int
+
+
+_Config = TypeVar("_Config", bound=_Placed)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -50,14 +65,33 @@ def describe_environment(device: torch.device, threads: int = 0) -> dict[str, An
     }
 
 
-def check_environment(recorded: Mapping[str, Any], device: torch.device, threads: int = 0) -> list[str]:
-    """One line for each thing that differs from when the run was started, so that its last bits may differ."""
-    now = describe_environment(device, threads)
-    return [
-        f"the run was started with {name} {recorded.get(name)}, this is {value}: its last bits may differ"
-        for name, value in now.items()
-        if recorded.get(name) != value
-    ]
+@contextmanager
+def reopened(
+    path: str | os.PathLike[str], kind: str, read: Callable[[Mapping[str, Any]], _Config], progress: Progress
+) -> Iterator[tuple[RunFolder, _Config]]:
+    """An earlier run, locked, with its configuration read and its backend in force while the block lasts.
+
+    Args:
+        path: the run folder.
+        kind: what it must be, ``search`` or ``retrain``.
+        read: makes a configuration of its JSON values.
+        progress: is told what differs from when the run was started, so that its last bits may differ.
+
+    Raises:
+        UserError: for a folder that is no run, or one of another kind or version.
+    """
+    with RunFolder.open(path) as folder:
+        if folder.config.get("kind") != kind:
+            raise UserError(f"{folder.path} holds a {folder.config.get('kind')} run", f"the run folder of a {kind}")
+        config = read(folder.config.get("config", {}))
+        before = folder.config.get("environment", {})
+        for name, value in describe_environment(resolve_device(config.device), config.threads).items():
+            if before.get(name) != value:
+                progress.note(
+                    f"the run was started with {name} {before.get(name)}, this is {value}: its last bits may differ"
+                )
+        with use_backend(config.backend):
+            yield folder, config
 
 
 @contextmanager

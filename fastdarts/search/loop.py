@@ -20,8 +20,8 @@ from fastdarts.nn import DerivedNetwork, Supernet
 from fastdarts.runs import Checkpoint, RunFolder
 from fastdarts.search.config import SearchConfig
 from fastdarts.search.environment import (
-    check_environment,
     describe_environment,
+    reopened,
     reproducible,
     resolve_device,
     seed_everything,
@@ -118,18 +118,9 @@ def resume(
         UserError: for a folder that is no search, or a checkpoint that is damaged or from elsewhere.
     """
     progress = progress or Progress()
-    with RunFolder.open(path) as folder:
-        if folder.config.get("kind") != "search":
-            raise UserError(f"{folder.path} holds a {folder.config.get('kind')} run", "a search's run folder")
-        config = SearchConfig.from_json(folder.config.get("config", {}))
-        for line in check_environment(
-            folder.config.get("environment", {}), resolve_device(config.device), config.threads
-        ):
-            progress.note(line)
-        with use_backend(config.backend):
-            job = SearchJob(config, _train_set(config, train_set), Space.from_json(folder.config.get("space")))
-            checkpoint = folder.load(previous=previous) if folder.steps() else None
-            return job.run(folder, progress, checkpoint)
+    with reopened(path, "search", SearchConfig.from_json, progress) as (folder, config):
+        job = SearchJob(config, _train_set(config, train_set), Space.from_json(folder.config.get("space")))
+        return job.run(folder, progress, folder.load(previous=previous) if folder.steps() else None)
 
 
 def _train_set(config: SearchConfig, given: ImageSet | None) -> ImageSet:
