@@ -10,16 +10,7 @@ from fastdarts.errors import UserError
 
 __all__ = ["PRIMITIVES", "Genotype", "from_genotype", "to_genotype"]
 
-PRIMITIVES = [
-    "none",
-    "max_pool_3x3",
-    "avg_pool_3x3",
-    "skip_connect",
-    "sep_conv_3x3",
-    "sep_conv_5x5",
-    "dil_conv_3x3",
-    "dil_conv_5x5",
-]
+PRIMITIVES = list(spaces.space("darts").normal.edges[0].primitives)
 """The candidates of every edge, in the order of the columns of alpha: facts section 1."""
 
 
