@@ -257,7 +257,8 @@ class RetrainJob:
 
     def run(self, folder: RunFolder, progress: Progress, checkpoint: Checkpoint | None = None) -> dict[str, Any]:
         """Train to the end, test once, write and return the result."""
-        self.title = f"retrain {folder.path.name}"
+        name = folder.path.name
+        self.title = name if name.startswith("retrain") else f"retrain {name}"
         with reproducible(self.device, self.config.threads):
             run_job(self, folder, progress=progress, checkpoint=checkpoint, save_every=self.config.save_every)
             test = Batches(
