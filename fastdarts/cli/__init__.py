@@ -278,9 +278,9 @@ def _text(value: Any) -> str:
 
 def main() -> None:
     """Run the command line; bad input is one line on standard error and exit code 2."""
-    # Before torch is imported: how long its threads (GNU OpenMP) spin before they sleep. By default they spin so long
-    # that two of them starve as soon as another process wants a core: a digits step took 9.7 s instead of 0.7. With
-    # 1,000 turns it takes 1.9 s there, and 0.7 s alone as before.
+    # Before torch is imported: how long its threads (GNU OpenMP) spin before they sleep. Spinning, two of them keep the
+    # cores from each other as soon as another process wants one: a digits step on two threads takes 0.7 s alone, with
+    # either setting, and beside one busy process 2.4 s with OpenMP's own and 1.9 s with this one.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     from fastdarts.search import Interrupted
 
