@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ import torch
 from fastdarts.errors import UserError
 from fastdarts.evaluate import RetrainConfig, budget, compare, comparison_folder, continue_retrain, retrain, statistics
 from fastdarts.runs import RunFolder
-from fastdarts.search import Interrupted, Progress
+from fastdarts.search import Interrupted
 from fastdarts.spaces import published, random_genotype, space
 from tests import tiny
 
@@ -30,17 +28,6 @@ def _sets() -> tuple[Any, Any]:
     return tiny.images(32), tiny.images(24, seed=1)
 
 
-class _StopAt(Progress):
-    def __init__(self, step: int) -> None:
-        self.left = step
-
-    def wants_step(self) -> bool:
-        self.left -= 1
-        if self.left == 0:
-            os.kill(os.getpid(), signal.SIGINT)
-        return False
-
-
 def test_the_budgets_are_the_published_ones() -> None:
     config = RetrainConfig(genotype=published("DARTS_V2").text(), **budget("cifar10"))
     published_values = {"epochs": 600, "batch_size": 96, "channels": 36, "layers": 20, "auxiliary": 0.4}
@@ -53,7 +40,7 @@ def test_retrain_resumes_bit_for_bit_with_drop_path_and_auxiliary_head(tmp_path:
     config = _config(auxiliary=0.4, drop_path=0.3, epochs=3, cutout=2)
     whole = retrain(config, tmp_path / "whole", sets=_sets())
     with pytest.raises(Interrupted):
-        retrain(config, tmp_path / "cut", sets=_sets(), progress=_StopAt(7))
+        retrain(config, tmp_path / "cut", sets=_sets(), progress=tiny.StopAt(7))
     resumed = continue_retrain(tmp_path / "cut", sets=_sets())
     left, right = tiny.state_of(tmp_path / "whole"), tiny.state_of(tmp_path / "cut")
     assert [name for name in left if not torch.equal(left[name], right[name])] == []
@@ -130,7 +117,7 @@ def test_compare_continues_and_equals_an_uninterrupted_one(tmp_path: Path) -> No
     found = random_genotype(space("darts"), 99, layers=3)
     whole = compare(found, tmp_path / "whole", **arguments)
     with pytest.raises(Interrupted):
-        compare(found, tmp_path / "cut", **arguments, progress=_StopAt(21))
+        compare(found, tmp_path / "cut", **arguments, progress=tiny.StopAt(21))
     assert compare(found, tmp_path / "cut", **arguments) == whole
     assert len(whole["random"]) == 2
     assert all(len(each["accuracies"]) == 2 for each in [whole["found"], *whole["random"]])

@@ -43,25 +43,12 @@ def _assert_same_run(left: Path, right: Path) -> None:
         assert (left / "epochs" / name).read_bytes() == (right / "epochs" / name).read_bytes()
 
 
-class _StopAt(Progress):
-    """Sends a signal when a certain step was done."""
-
-    def __init__(self, step: int, number: int = signal.SIGINT) -> None:
-        self.left, self.number = step, number
-
-    def wants_step(self) -> bool:
-        self.left -= 1
-        if self.left == 0:
-            os.kill(os.getpid(), self.number)
-        return False
-
-
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_searches_and_resumes_bit_for_bit(name: str, tmp_path: Path) -> None:
     config = tiny.config(name)
     whole = search(config, tmp_path / "whole", train_set=tiny.images())
     with pytest.raises(Interrupted, match="stopped; the state is saved"):
-        search(config, tmp_path / "cut", train_set=tiny.images(), progress=_StopAt(4))
+        search(config, tmp_path / "cut", train_set=tiny.images(), progress=tiny.StopAt(4))
     resumed = resume(tmp_path / "cut", train_set=tiny.images())
     _assert_same_run(tmp_path / "whole", tmp_path / "cut")
     assert resumed.genotype == whole.genotype
@@ -140,7 +127,7 @@ def test_a_space_of_ones_own_survives_resumption(tmp_path: Path) -> None:
     config = tiny.config(space="own", layers=3)
     search(config, tmp_path / "whole", train_set=tiny.images(), search_space=own)
     with pytest.raises(Interrupted):
-        search(config, tmp_path / "cut", train_set=tiny.images(), search_space=own, progress=_StopAt(2))
+        search(config, tmp_path / "cut", train_set=tiny.images(), search_space=own, progress=tiny.StopAt(2))
     resume(tmp_path / "cut", train_set=tiny.images())
     _assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
@@ -148,7 +135,7 @@ def test_a_space_of_ones_own_survives_resumption(tmp_path: Path) -> None:
 def test_termination_is_as_gentle_as_an_interrupt(tmp_path: Path) -> None:
     handler = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Interrupted):
-        search(tiny.config(), tmp_path / "run", train_set=tiny.images(), progress=_StopAt(3, signal.SIGTERM))
+        search(tiny.config(), tmp_path / "run", train_set=tiny.images(), progress=tiny.StopAt(3, signal.SIGTERM))
     assert signal.getsignal(signal.SIGTERM) is handler
     assert resume(tmp_path / "run", train_set=tiny.images()).epochs == 2
 
@@ -174,7 +161,7 @@ def test_an_interrupt_in_the_last_step_is_heard_and_the_run_finishes(tmp_path: P
     config = tiny.config(epochs=1)
     search(config, tmp_path / "whole", train_set=tiny.images())
     with pytest.raises(Interrupted):
-        search(config, tmp_path / "cut", train_set=tiny.images(), progress=_StopAt(3))
+        search(config, tmp_path / "cut", train_set=tiny.images(), progress=tiny.StopAt(3))
     assert not (tmp_path / "cut" / "result.json").exists()
     resume(tmp_path / "cut", train_set=tiny.images())
     _assert_same_run(tmp_path / "whole", tmp_path / "cut")

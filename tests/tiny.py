@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from torch import Tensor
 
 from fastdarts.data import ImageSet
 from fastdarts.runs import RunFolder
-from fastdarts.search import SearchConfig, configure
+from fastdarts.search import Progress, SearchConfig, configure
 from fastdarts.spaces import define_space
 
 # Five edges instead of fourteen, half of the primitives: everything that the loop meets, in a fifth of the time.
@@ -59,3 +61,16 @@ def state_of(path: Path) -> dict[str, Tensor]:
 def untimed(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Records without what the clock decides."""
     return [{key: value for key, value in record.items() if key not in TIMING} for record in records]
+
+
+class StopAt(Progress):
+    """Sends this process a signal when a certain step was done."""
+
+    def __init__(self, step: int, number: int = signal.SIGINT) -> None:
+        self.left, self.number = step, number
+
+    def wants_step(self) -> bool:
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), self.number)
+        return False

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from fastdarts import evaluate
-from fastdarts.evaluate.compare import begun
 from fastdarts.report import draw_png, write_report, write_svg
 from fastdarts.runs import RunFolder
 from fastdarts.search import Progress, SearchResult
@@ -52,20 +51,11 @@ def _evaluate(result: SearchResult, folder: RunFolder, progress: Progress) -> di
         summary |= {"random_std": comparison["random_std"], "random_interval95": comparison["interval95"]}
         summary["beaten_by"] = comparison["beaten_by"]
     elif after.get("retrain_epochs"):
-        trained = _retrain(result, settings, progress)
+        chosen = evaluate.RetrainConfig(genotype=result.genotype.text(), **settings)
+        trained = evaluate.retrain_once(chosen, folder.path / "retrain", progress=progress)
         folder.write_json("retrain.json", trained)
         summary["test_accuracy"] = trained["test_accuracy"]
     return summary
-
-
-def _retrain(result: SearchResult, settings: dict[str, Any], progress: Progress) -> dict[str, Any]:
-    path = result.path / "retrain"
-    if (path / "retrain.json").exists():
-        return RunFolder.open(path).read_json("retrain.json")
-    if begun(path):
-        return evaluate.continue_retrain(path, progress=progress)
-    config = evaluate.RetrainConfig(genotype=result.genotype.text(), **settings)
-    return evaluate.retrain(config, path, progress=progress)
 
 
 def record_comparison(path: Path, comparison: dict[str, Any]) -> Path:

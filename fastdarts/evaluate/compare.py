@@ -11,12 +11,12 @@ from typing import Any
 
 from fastdarts._backend import use_backend
 from fastdarts.errors import UserError
-from fastdarts.evaluate.retrain import RetrainConfig, RetrainJob, Sets, continue_retrain, images_of, retrain
+from fastdarts.evaluate.retrain import RetrainConfig, RetrainJob, Sets, begun, images_of, retrain_once
 from fastdarts.runs import RunFolder
 from fastdarts.search.progress import Progress
 from fastdarts.spaces import Genotype, Space, random_genotype
 
-__all__ = ["begun", "compare", "comparison_folder", "statistics"]
+__all__ = ["compare", "comparison_folder", "statistics"]
 
 
 def compare(
@@ -70,7 +70,7 @@ def compare(
                 "repeat them, or name another folder (--run)",
             )
         results = {
-            name: _train(config, folder.path / "trainings" / name, sets, progress or Progress())
+            name: retrain_once(config, folder.path / "trainings" / name, sets=sets, progress=progress)
             for name, config in configs.items()
         }
         grouped = [[results[f"{name}-seed{seed}"] for seed in seeds] for name in names]
@@ -145,19 +145,6 @@ def _record(search_space: Space, configs: Mapping[str, RetrainConfig]) -> dict[s
 
 def _same(folder: RunFolder, record: Mapping[str, Any]) -> bool:
     return {**folder.config, "command": ""} == {**record, "command": ""}
-
-
-def begun(path: Path) -> bool:
-    """Whether ``path`` is a run; what a kill during its creation leaves behind is none yet."""
-    return (path / "config.json").exists()
-
-
-def _train(config: RetrainConfig, path: Path, sets: Sets | None, progress: Progress) -> dict[str, Any]:
-    if not begun(path):
-        return retrain(config, path, sets=sets, progress=progress)
-    if (path / "retrain.json").exists():
-        return RunFolder.open(path).read_json("retrain.json")
-    return continue_retrain(path, sets=sets, progress=progress)
 
 
 def statistics(found: Sequence[Mapping[str, Any]], randoms: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import dataclasses
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,10 +30,20 @@ from fastdarts.search.loop import check_batch, evaluate
 from fastdarts.search.progress import Progress
 from fastdarts.search.runner import run_job
 from fastdarts.search.schedule import cosine
-from fastdarts.search.step import accuracy
+from fastdarts.search.step import accuracy, descend
 from fastdarts.spaces import Genotype, parse_genotype
 
-__all__ = ["RetrainConfig", "RetrainJob", "Sets", "budget", "continue_retrain", "images_of", "retrain"]
+__all__ = [
+    "RetrainConfig",
+    "RetrainJob",
+    "Sets",
+    "begun",
+    "budget",
+    "continue_retrain",
+    "images_of",
+    "retrain",
+    "retrain_once",
+]
 
 
 @dataclass(frozen=True)
@@ -190,6 +201,30 @@ def continue_retrain(
         return job.run(folder, progress, folder.load(previous=previous) if folder.steps() else None)
 
 
+def retrain_once(
+    config: RetrainConfig, path: Path, *, sets: Sets | None = None, progress: Progress | None = None
+) -> dict[str, Any]:
+    """The result of a retraining in ``path``: read if it is finished, else continued or started.
+
+    Args:
+        config, sets, progress: as for :func:`retrain`; a run that is there already has its own ``config``.
+        path: the run folder, there or not.
+
+    Raises:
+        UserError, Interrupted: as :func:`retrain` and :func:`continue_retrain` do.
+    """
+    if not begun(path):
+        return retrain(config, path, sets=sets, progress=progress)
+    if (path / "retrain.json").exists():
+        return RunFolder.open(path).read_json("retrain.json")
+    return continue_retrain(path, sets=sets, progress=progress)
+
+
+def begun(path: Path) -> bool:
+    """Whether ``path`` is a run; what a kill during its creation leaves behind is none yet."""
+    return (path / "config.json").exists()
+
+
 def images_of(config: RetrainConfig, given: Sets | None) -> Sets:
     """The (training, test) images of a configuration, ``given`` where its data are custom.
 
@@ -299,11 +334,7 @@ class RetrainJob:
         logits, logits_aux = self.model(images)
         loss = self._loss(logits, labels)
         total = loss if logits_aux is None else loss + self.config.auxiliary * self._loss(logits_aux, labels)
-        total.backward()
-        if self.config.grad_clip:
-            torch.nn.utils.clip_grad_norm_(self.weights, self.config.grad_clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        descend(total, self.weights, self.optimizer, self.config.grad_clip)
         return {"train_loss": loss.detach(), "train_accuracy": accuracy(logits, labels)}
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:

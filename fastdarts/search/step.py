@@ -6,14 +6,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastdarts.nn import Supernet
 from fastdarts.search.config import SearchConfig
 from fastdarts.search.hypergradient import HypergradientError, hypergradient, hypergradient_error
 from fastdarts.search.relaxation import Relaxation
 
-__all__ = ["Batch", "SearchStep"]
+__all__ = ["Batch", "SearchStep", "accuracy", "descend"]
 
 Batch = tuple[Tensor, Tensor]
 
@@ -76,11 +76,7 @@ class SearchStep:
             mixing = self.relaxation(self.model, progress)
         logits = self.model(train[0], **mixing)
         loss = F.cross_entropy(logits, train[1])
-        loss.backward()
-        if self.config.grad_clip:
-            torch.nn.utils.clip_grad_norm_(self.weights, self.config.grad_clip)
-        self.weight_optimizer.step()
-        self.weight_optimizer.zero_grad(set_to_none=True)
+        descend(loss, self.weights, self.weight_optimizer, self.config.grad_clip)
         return {"train_loss": loss.detach(), "train_accuracy": accuracy(logits, train[1])}
 
     def check(self, train: Batch, valid: Batch, progress: float) -> HypergradientError:
@@ -111,6 +107,15 @@ class SearchStep:
             "epsilon": config.epsilon,
             "eta": config.eta,
         }
+
+
+def descend(loss: Tensor, weights: list[nn.Parameter], optimizer: torch.optim.Optimizer, grad_clip: float) -> None:
+    """One optimiser step down ``loss``, the norm of all gradients clipped at ``grad_clip`` (0: not)."""
+    loss.backward()
+    if grad_clip:
+        torch.nn.utils.clip_grad_norm_(weights, grad_clip)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
