@@ -5,6 +5,7 @@ Nothing here imports torch, runs pip or asks for a GPU. Two environment variable
 FASTDARTS_BUILD  auto    C++, and CUDA where nvcc is found; what fails is left out with a warning (the default)
                  cpu     C++ only
                  strict  as auto, but a failure or a compiler's warning ends the build
+                 sanitize  C++ only, with AddressSanitizer and UBSan, for tests/sanitize.sh; a failure ends the build
                  none    pure Python
 CUDA_HOME        where nvcc is, if neither on the PATH nor in /usr/local/cuda
 """
@@ -12,6 +13,7 @@ CUDA_HOME        where nvcc is, if neither on the PATH nor in /usr/local/cuda
 from __future__ import annotations
 
 import os
+import platform
 import shlex
 import shutil
 import subprocess
@@ -26,10 +28,18 @@ from setuptools.errors import CompileError, LinkError, OptionError, PlatformErro
 ROOT = Path(__file__).parent
 BUILD = os.environ.get("FASTDARTS_BUILD", "auto")
 CXX_FLAGS = ["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", "-ffp-contract=off", "-Wall", "-Wextra"]
+SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+# csrc/cpu/simd is compiled once for each (csrc/isa.h); there, a fused multiply-add is what the kernels are made of.
+SIMD_FLAGS = {
+    "base": [],
+    "avx2": ["-mavx2", "-mfma"],
+    "avx512": ["-mavx512f", "-mavx512vl", "-mavx512bw", "-mavx512dq", "-mfma", "-mprefer-vector-width=512"],
+}
+SIMD_SETS = list(SIMD_FLAGS) if platform.machine() in ("x86_64", "AMD64") else ["base"]
 CUDA_TARGETS = {"sm_80": "compute_80", "sm_90a": "compute_90a", "compute_90": "compute_90"}  # the last one is PTX
 
-if BUILD not in ("auto", "cpu", "strict", "none"):
-    raise OptionError(f"FASTDARTS_BUILD is {BUILD!r}; expected auto, cpu, strict or none")
+if BUILD not in ("auto", "cpu", "strict", "sanitize", "none"):
+    raise OptionError(f"FASTDARTS_BUILD is {BUILD!r}; expected auto, cpu, strict, sanitize or none")
 
 
 def find_nvcc() -> str | None:
@@ -59,7 +69,7 @@ class BuildNative(build_ext):
                 self._build(ext, nvcc)
                 return
             except (CompileError, LinkError, PlatformError, OSError, subprocess.SubprocessError) as error:
-                if BUILD == "strict":
+                if BUILD in ("strict", "sanitize"):
                     raise
                 without = "CUDA" if nvcc else "its native core: pure Python will run, slower"
                 self.warn(f"fastdarts is built without {without} ({error})")
@@ -70,29 +80,37 @@ class BuildNative(build_ext):
         except ImportError as error:
             raise PlatformError("pybind11 is missing from the build environment") from error
         openmp = ["-fopenmp"] if self._compiles("-fopenmp") else []
+        sanitizers = SANITIZERS if BUILD == "sanitize" else []
         flags = [*CXX_FLAGS, *openmp, *(["-Werror"] if BUILD == "strict" else [])]
+        flags += [*sanitizers, "-O1", "-g1", "-fno-omit-frame-pointer"] if sanitizers else []
         defines = [("FASTDARTS_VERSION", f'"{self.distribution.get_version()}"')]
         defines.append(("FASTDARTS_COMPILER", f'"{self._compiler_version()}"'))
         if nvcc:
             defines.append(("FASTDARTS_CUDA", f'"{" ".join(CUDA_TARGETS)}"'))
 
-        def compile_one(source: str) -> str:
+        def compile_one(source: str, simd: str | None) -> str:
             if source.endswith(".cu"):
                 return self._compile_cuda(nvcc, source)
-            return self.compiler.compile(
-                [source], self.build_temp, defines, [pybind11.get_include()], extra_postargs=flags, depends=ext.depends
-            )[0]
+            folder = str(Path(self.build_temp, simd or ""))
+            macros = [*defines, *([("FASTDARTS_ISA", simd)] if simd else [])]
+            options = [*flags, *(["-ffp-contract=fast", *SIMD_FLAGS[simd]] if simd else [])]
+            include = [pybind11.get_include()]
+            compiled = self.compiler.compile(
+                [source], folder, macros, include, extra_postargs=options, depends=ext.depends
+            )
+            return compiled[0]
 
         sources = [source for source in ext.sources if nvcc or not source.endswith(".cu")]
+        work = [(source, simd) for source in sources for simd in (SIMD_SETS if "/simd/" in source else [None])]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            objects = list(pool.map(compile_one, sources))
+            objects = list(pool.map(lambda each: compile_one(*each), work))
         self.compiler.link_shared_object(
             objects,
             self.get_ext_fullpath(ext.name),
             libraries=["cudart_static", "dl", "rt", "pthread"] if nvcc else [],
             library_dirs=cuda_library_dirs(nvcc) if nvcc else [],
             # torch brings its own CUDA runtime: ours must stay invisible outside this module.
-            extra_postargs=[*openmp, *(["-Wl,--exclude-libs,ALL"] if nvcc else [])],
+            extra_postargs=[*openmp, *sanitizers, *(["-Wl,--exclude-libs,ALL"] if nvcc else [])],
             export_symbols=self.get_export_symbols(ext),
             build_temp=self.build_temp,
             target_lang="c++",
@@ -131,7 +149,7 @@ def native_extension() -> Extension:
         sorted(str(path.relative_to(ROOT)) for path in sources),
         depends=sorted(str(path.relative_to(ROOT)) for path in headers),
         language="c++",
-        optional=BUILD != "strict",
+        optional=BUILD not in ("strict", "sanitize"),
     )
 
 

@@ -1,9 +1,19 @@
 // The module fastdarts._C: addresses as integers in, nothing but plain values out. csrc/common.h states the contract.
 
 #include "common.h"
+#include "isa.h"
 
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+
+namespace fastdarts {
+
+// Each in csrc/bindings/<op>.cpp.
+void bind_stencil(pybind11::module_& module);
+void bind_mixed_sum(pybind11::module_& module);
+void bind_preprocess(pybind11::module_& module);
+
+}  // namespace fastdarts
 
 namespace py = pybind11;
 using namespace py::literals;
@@ -55,9 +65,15 @@ py::dict build() {
 PYBIND11_MODULE(_C, module) {
     module.doc() = "The native core of fastdarts: kernels over raw addresses, called by fastdarts.ops only.";
     module.attr("version") = FASTDARTS_VERSION;
-    module.attr("ops") = py::make_tuple("augment");
+    module.attr("ops") = py::make_tuple("augment", "stencil", "mixed_sum", "preprocess", "cell");
     module.def("build", &build, "How this module was built.");
     module.def("instruction_sets", &fastdarts::instruction_sets, "Vector instruction sets of this processor.");
+    module.def("isa", &fastdarts::isa_name, "The instruction set that the vector kernels run with.");
+    module.def("isas", &fastdarts::isa_names, "Those that this processor can run, the slowest first.");
+    module.def("choose_isa", &fastdarts::choose_isa, "name"_a, "Run them with another one: for tests and benchmarks.");
+    fastdarts::bind_stencil(module);
+    fastdarts::bind_mixed_sum(module);
+    fastdarts::bind_preprocess(module);
     bind_augment<std::uint8_t>(module, "augment_uint8");
     bind_augment<float>(module, "augment_float32");
 #ifdef FASTDARTS_CUDA

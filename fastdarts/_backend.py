@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 NAMES = ("auto", "reference", "cpu", "triton", "cuda")
-_OPS = ("augment",)
+_OPS = ("augment", "stencil", "mixed_sum", "preprocess", "cell")
 _DEVICES = {"cpu": "cpu", "triton": "cuda", "cuda": "cuda"}
 _PREFERENCE = ("cuda", "triton", "cpu", "reference")
 _LOG = logging.getLogger("fastdarts")

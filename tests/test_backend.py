@@ -168,14 +168,16 @@ def test_an_explicit_choice_is_kept_or_refused_never_replaced() -> None:
     with use_backend("cpu"):
         with pytest.raises(RuntimeError, match="'cpu' runs on cpu tensors, augment got cuda ones"):
             backend_for("augment", "cuda")
-        with pytest.raises(RuntimeError, match="'cpu' has no mixed_sum; it has augment"):
-            backend_for("mixed_sum", "cpu")
+        with pytest.raises(RuntimeError, match="'cpu' has no coffee; it has augment"):
+            backend_for("coffee", "cpu")
 
 
 def test_what_is_live_is_a_table() -> None:
     table = backends()
     assert list(table) == ["reference", "cpu", "triton", "cuda"]
-    assert table["cpu"] == Backend("cpu", True, f"fastdarts._C, {native().build()['compiler']}", ("augment",))
+    ops = ("augment", "stencil", "mixed_sum", "preprocess", "cell")
+    assert table["cpu"] == Backend("cpu", True, f"fastdarts._C, {native().build()['compiler']}", ops)
+    assert table["reference"].ops == ops
     assert [name for name, backend in table.items() if backend.live] == ["reference", "cpu"]
 
 

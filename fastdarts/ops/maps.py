@@ -1,0 +1,88 @@
+"""Feature maps as the kernels take them: channels last in memory, pixels a fixed number of elements apart.
+
+A map is a tensor [N, C, H, W] with `stride(1) == 1` and one pixel stride P: `x[n, c, h, w]` lies at
+`((n * H + h) * W + w) * P + c`. A channels_last tensor is one with P = C, a range of its channels one with P > C.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+from torch import Tensor
+
+__all__ = ["arithmetic", "as_maps", "empty", "empty_maps", "is_maps", "observed", "pixel_stride", "zeros_maps"]
+
+_observer: ContextVar[Callable[[Tensor], None] | None] = ContextVar("fastdarts_allocations", default=None)
+
+
+def pixel_stride(x: Tensor) -> int:
+    """P of a map [N, C, H, W], elements; 0 where x is no map."""
+    n, channels, height, width = x.shape
+    image, channel, row, pixel = x.stride()
+    if width > 1 and channel == 1 and pixel >= channels and row == width * pixel and image == height * row:
+        return pixel
+    if channels > 1 and channel != 1:
+        return 0
+    # The stride of a side of one pixel says nothing: torch leaves any number there.
+    sides = ((width, pixel, 1), (height, row, width), (n, image, height * width))
+    strides = [(stride, pixels) for size, stride, pixels in sides if size > 1]
+    if not strides:
+        return channels
+    found = strides[0][0] // strides[0][1]
+    if found < channels or any(stride != found * pixels for stride, pixels in strides):
+        return 0
+    return found
+
+
+def is_maps(x: Tensor) -> bool:
+    """Whether the kernels can take x [N, C, H, W] as it lies in memory."""
+    return pixel_stride(x) > 0
+
+
+def as_maps(x: Tensor) -> Tensor:
+    """x [N, C, H, W] itself where the kernels can take it, else a channels_last copy."""
+    if is_maps(x):
+        return x
+    out = empty_maps(*x.shape, like=x)
+    return out if x.is_meta else out.copy_(x)
+
+
+def empty(*shape: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """An uninitialised contiguous tensor: the one door through which the fused ops allocate."""
+    return _seen(torch.empty(shape, dtype=dtype, device=device))
+
+
+def empty_maps(n: int, channels: int, height: int, width: int, *, like: Tensor) -> Tensor:
+    """An uninitialised channels_last map [N, C, H, W] of the dtype and device of `like`."""
+    size, row = (n, channels, height, width), width * channels
+    return _seen(torch.empty_strided(size, (height * row, 1, row, channels), dtype=like.dtype, device=like.device))
+
+
+def zeros_maps(n: int, channels: int, height: int, width: int, *, like: Tensor) -> Tensor:
+    """A channels_last map [N, C, H, W] of zeros, of the dtype and device of `like`."""
+    return empty_maps(n, channels, height, width, like=like).zero_()
+
+
+def arithmetic(dtype: torch.dtype) -> torch.dtype:
+    """The dtype that values stored as `dtype` are computed in, and that weights and coefficients are passed as."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+@contextmanager
+def observed(observer: Callable[[Tensor], None]) -> Iterator[None]:
+    """Calls `observer` with every tensor that the fused ops allocate in the block, in this thread."""
+    token = _observer.set(observer)
+    try:
+        yield
+    finally:
+        _observer.reset(token)
+
+
+def _seen(tensor: Tensor) -> Tensor:
+    observer = _observer.get()
+    if observer is not None:
+        observer(tensor)
+    return tensor

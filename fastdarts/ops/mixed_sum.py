@@ -1,0 +1,345 @@
+"""A node: all candidates of all incoming edges, batch norms applied on the fly, summed in one pass over them.
+
+The launchers of the kernels are in `_mixed_sum_kernels.py`; here is the library op that anyone can call, with autograd.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastdarts._backend import backend_for
+from fastdarts.errors import UserError
+from fastdarts.ops import maps
+from fastdarts.ops._mixed_sum_kernels import Edge, Reduced, backward, forward, pool_moments, reduce
+from fastdarts.reference.mixed_sum import node_sum as _reference
+
+__all__ = ["Edge", "Reduced", "backward", "forward", "mixed_sum", "pool_moments", "reduce"]
+
+_NAME = "fastdarts::mixed_sum"
+_BACKWARD = "fastdarts::mixed_sum_backward"
+_MOMENTS = "fastdarts::pool_moments"
+_DTYPES = (torch.float32, torch.bfloat16, torch.float64)
+_INPUTS = (
+    "Tensor[] ys, Tensor weights, Tensor mean, Tensor var, Tensor[] sources, int[] edges, Tensor edge_weights,"
+    " Tensor pool_mean, Tensor pool_var, Tensor? bypass, int partial, float eps, bool training"
+)
+_TAGS = (torch.Tag.pt2_compliant_tag,)
+
+torch.library.define(_NAME, f"({_INPUTS}) -> Tensor", tags=_TAGS)
+torch.library.define(_BACKWARD, f"(Tensor grad, {_INPUTS}, bool need_ys, bool need_sources) -> Tensor[]", tags=_TAGS)
+torch.library.define(_MOMENTS, "(Tensor x, int stride, bool max_pool, bool avg_pool) -> (Tensor, Tensor)", tags=_TAGS)
+
+
+def mixed_sum(
+    ys: Sequence[Tensor],
+    weights: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    sources: Sequence[Tensor],
+    edges: Sequence[Edge],
+    edge_weights: Tensor,
+    pool_mean: Tensor,
+    pool_var: Tensor,
+    bypass: Tensor | None = None,
+    partial: int = 1,
+    eps: float = 1e-5,
+    training: bool = True,
+) -> Tensor:
+    tensors = _named(ys, weights, mean, var, sources, edge_weights, pool_mean, pool_var, bypass)
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"mixed_sum: {name} is a {type(tensor).__name__}; expected a torch.Tensor")
+    for i, edge in enumerate(edges):
+        if not isinstance(edge, Edge):
+            raise TypeError(f"mixed_sum: edges[{i}] is a {type(edge).__name__}; expected an Edge")
+    encoded = [part for e in edges for part in (e.stride, int(e.skip), int(e.max_pool), int(e.avg_pool))]
+    given = (list(ys), weights, mean, var, list(sources), encoded, edge_weights, pool_mean, pool_var, bypass)
+    if backend_for("mixed_sum", weights.device.type) == "reference":
+        _check(*given, partial, training)
+        decoded = (*given[:5], list(edges), *given[6:])
+        return _reference(*decoded, partial, eps, training)
+    out: Tensor = torch.ops.fastdarts.mixed_sum(*given, partial, eps, training)
+    return out
+
+
+mixed_sum.__doc__ = _reference.__doc__
+
+
+def _named(
+    ys: Sequence[Tensor],
+    weights: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    sources: Sequence[Tensor],
+    edge_weights: Tensor,
+    pool_mean: Tensor,
+    pool_var: Tensor,
+    bypass: Tensor | None,
+) -> dict[str, Tensor]:
+    lists = {f"{name}[{i}]": x for name, group in (("ys", ys), ("sources", sources)) for i, x in enumerate(group)}
+    single = {"weights": weights, "mean": mean, "var": var, "edge_weights": edge_weights}
+    single |= {"pool_mean": pool_mean, "pool_var": pool_var} | ({} if bypass is None else {"bypass": bypass})
+    return lists | single
+
+
+def _decode(edges: Sequence[int]) -> list[Edge]:
+    return [
+        Edge(stride, bool(skip), bool(largest), bool(average))
+        for stride, skip, largest, average in zip(*(edges[i::4] for i in range(4)), strict=True)
+    ]
+
+
+def _check(
+    ys: Sequence[Tensor],
+    weights: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    sources: Sequence[Tensor],
+    edges: Sequence[int],
+    edge_weights: Tensor,
+    pool_mean: Tensor,
+    pool_var: Tensor,
+    bypass: Tensor | None,
+    partial: int,
+    training: bool,
+) -> None:
+    tensors = _named(ys, weights, mean, var, sources, edge_weights, pool_mean, pool_var, bypass)
+    if not ys and not sources:
+        raise UserError("mixed_sum: neither ys nor sources", "at least one of either")
+    if len(edges) != 4 * len(sources):
+        raise UserError(f"mixed_sum: {len(edges) // 4} edges for {len(sources)} sources", "one edge a source")
+    _check_maps(ys, sources, edges, partial, training)
+    mixed = ys[0].shape[1] if ys else sources[0].shape[1] // partial
+    count, terms = len(sources), len(ys)
+    shapes: dict[str, tuple[int, ...]] = {"weights": (terms,), "mean": (terms, mixed), "var": (terms, mixed)}
+    shapes |= {"edge_weights": (count, 3), "pool_mean": (count, 2, mixed), "pool_var": (count, 2, mixed)}
+    for name, shape in (shapes | {"bypass": (count,)}).items():
+        if name not in tensors:
+            continue
+        if not tensors[name].is_floating_point():
+            raise TypeError(f"mixed_sum: {name} is {_dtype(tensors[name])}; expected a floating dtype")
+        if tuple(tensors[name].shape) != shape:
+            what = f"mixed_sum: {name} has shape {list(tensors[name].shape)}"
+            raise UserError(what, f"{list(shape)} for {terms} ys, {count} sources and {mixed} mixed channels")
+    for name in ("mean", "var", "pool_mean", "pool_var"):
+        if tensors[name].requires_grad:
+            what, expected = (
+                f"mixed_sum: {name} requires gradients",
+                "statistics, whose gradients are part of those of ys",
+            )
+            raise UserError(what, expected, f"pass {name}.detach()")
+    for name, tensor in tensors.items():
+        if tensor.device != weights.device:
+            what = f"mixed_sum: {name} is on {tensor.device}, weights on {weights.device}"
+            raise UserError(what, "one device", f"move {name} with .to({str(weights.device)!r})")
+
+
+def _check_maps(
+    ys: Sequence[Tensor], sources: Sequence[Tensor], edges: Sequence[int], partial: int, training: bool
+) -> None:
+    n, channels, height, width = _shape(ys, sources, edges, partial)
+    if partial < 1 or channels % partial:
+        raise UserError(f"mixed_sum: partial is {partial}", f"a divisor of the {channels} channels")
+    if min(n, channels, height, width) < 1:
+        raise UserError(f"mixed_sum: the node has shape {[n, channels, height, width]}", "each at least 1")
+    first = ys[0] if ys else sources[0]
+    groups = (("ys", ys, [1] * len(ys), channels // partial), ("sources", sources, edges[::4], channels))
+    for group, tensors, strides, wide in groups:
+        for i, (x, stride) in enumerate(zip(tensors, strides, strict=True)):
+            if x.dtype not in _DTYPES or x.dtype != first.dtype:
+                expected = _dtype(first) if first.dtype in _DTYPES else "float32, bfloat16 or float64"
+                raise TypeError(f"mixed_sum: {group}[{i}] is {_dtype(x)}; expected {expected}")
+            if stride not in (1, 2):
+                raise UserError(f"mixed_sum: edges[{i}] has stride {stride}", "1 or 2")
+            fits = x.dim() == 4 and tuple(x.shape[:2]) == (n, wide)
+            if not fits or (-(-x.shape[2] // stride), -(-x.shape[3] // stride)) != (height, width):
+                what = f"mixed_sum: {group}[{i}] has shape {list(x.shape)}"
+                raise UserError(what, f"{[n, wide]} and {[height, width]} pixels at stride {stride}")
+    for i, (stride, skip) in enumerate(zip(edges[::4], edges[1::4], strict=True)):
+        if stride == 2 and skip:
+            raise UserError(f"mixed_sum: edges[{i}] skips at stride 2", "a skip at stride 1")
+    if training and n * height * width == 1:
+        what = f"mixed_sum: one pixel a channel in shape {[n, channels, height, width]}"
+        raise UserError(what, "at least two, for a variance", "use a larger batch, or evaluate with training=False")
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _shape(
+    ys: Sequence[Tensor], sources: Sequence[Tensor], edges: Sequence[int], partial: int
+) -> tuple[int, int, int, int]:
+    """[N, C, H', W'] of the node."""
+    first, stride, times = (ys[0], 1, partial) if ys else (sources[0], edges[0], 1)
+    if first.dim() != 4:
+        what = f"mixed_sum: {'ys' if ys else 'sources'}[0] has shape {list(first.shape)}"
+        raise UserError(what, "[N, C, H, W], each at least 1")
+    n, channels, height, width = first.shape
+    return n, channels * times, -(-height // stride), -(-width // stride)
+
+
+def _factors(var: Tensor, pool_var: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The reciprocal deviations [T, C'] and [E, 2, C'], and [E, 3, C'] with 1 for the skip, float64."""
+    rstd, pool_rstd = (var.double() + eps).rsqrt(), (pool_var.double() + eps).rsqrt()
+    ones = pool_rstd.new_ones(pool_rstd.shape[0], 1, pool_rstd.shape[2])
+    return rstd, pool_rstd, torch.cat([ones, pool_rstd], 1)
+
+
+def _mixed_sum(
+    ys: list[Tensor],
+    weights: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    sources: list[Tensor],
+    edges: list[int],
+    edge_weights: Tensor,
+    pool_mean: Tensor,
+    pool_var: Tensor,
+    bypass: Tensor | None,
+    partial: int,
+    eps: float,
+    training: bool,
+) -> Tensor:
+    _check(ys, weights, mean, var, sources, edges, edge_weights, pool_mean, pool_var, bypass, partial, training)
+    out = maps.empty_maps(*_shape(ys, sources, edges, partial), like=(ys or sources)[0])
+    rstd, _, free_rstd = _factors(var, pool_var, eps)
+    scale, free = weights.double()[:, None] * rstd, edge_weights.double()[:, :, None] * free_rstd
+    sources = [maps.as_maps(x) for x in sources]
+    means = {"mean": mean, "pool_mean": pool_mean}
+    forward(out, ys, scale, None, sources, _decode(edges), free, bypass, partial, **means)
+    return out
+
+
+def _mixed_sum_backward(
+    grad: Tensor,
+    ys: list[Tensor],
+    weights: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    sources: list[Tensor],
+    edges: list[int],
+    edge_weights: Tensor,
+    pool_mean: Tensor,
+    pool_var: Tensor,
+    bypass: Tensor | None,
+    partial: int,
+    eps: float,
+    training: bool,
+    need_ys: bool,
+    need_sources: bool,
+) -> list[Tensor]:
+    """The gradients of weights, edge_weights, bypass where given, and of the ys and the sources where needed."""
+    decoded, sources = _decode(edges), [maps.as_maps(x) for x in sources]
+    rstd, pool_rstd, free_rstd = _factors(var, pool_var, eps)
+    mean = mean.double()
+    found = reduce(maps.as_maps(grad), ys, mean, rstd, sources, decoded, pool_mean, pool_rstd, partial)
+    pixels = grad.shape[0] * grad.shape[2] * grad.shape[3]
+    gradients = [found.products.sum(1).to(weights.dtype), found.free.sum(2).to(edge_weights.dtype)]
+    if bypass is not None:
+        dbypass = torch.zeros_like(bypass) if found.bypass is None else found.bypass.to(bypass.dtype)
+        gradients.append(dbypass)
+    if need_ys:
+        scale = weights.double()[:, None] * rstd
+        mixed = found.g[:, : grad.shape[1] // partial]
+        beta, gamma = -scale * rstd * found.products / pixels, -scale * found.total / pixels
+        for t, y in enumerate(ys):
+            gradients.append(_gradient(mixed, y, scale[t], (beta[t], mean[t], gamma[t]) if training else None))
+    if need_sources:
+        alpha = edge_weights.double()[:, :, None] * free_rstd
+        beta = gamma = torch.zeros_like(alpha)
+        if training:
+            beta, gamma = -alpha * free_rstd * found.free / pixels, -alpha * found.total / pixels
+        dx = [maps.zeros_maps(*x.shape, like=x) for x in sources]
+        backward(found.g, sources, decoded, alpha, beta, gamma, bypass, dx, partial, pool_mean=pool_mean)
+        gradients += dx
+    return gradients
+
+
+def _gradient(g: Tensor, y: Tensor, alpha: Tensor, batch: tuple[Tensor, Tensor, Tensor] | None) -> Tensor:
+    """`alpha g + beta (y - mean) + gamma`, with batch = (beta, mean, gamma); `alpha g` without."""
+    dtype = maps.arithmetic(y.dtype)
+    dy = alpha.to(dtype)[:, None, None] * g
+    if batch is not None:
+        beta, mean, gamma = batch
+        centre = mean.to(dtype)
+        gamma = gamma + beta * (centre.double() - mean)  # what rounding the mean leaves behind
+        beta, centre, gamma = (each.to(dtype)[:, None, None] for each in (beta, centre, gamma))
+        dy += beta * (y - centre) + gamma
+    return dy.to(y.dtype)
+
+
+def _pool_moments(x: Tensor, stride: int, max_pool: bool, avg_pool: bool) -> tuple[Tensor, Tensor]:
+    if x.dtype not in _DTYPES:
+        raise TypeError(f"pool_moments: x is {_dtype(x)}; expected float32, bfloat16 or float64")
+    if x.dim() != 4 or min(x.shape) < 1:
+        raise UserError(f"pool_moments: x has shape {list(x.shape)}", "[N, C, H, W], each at least 1")
+    if stride not in (1, 2):
+        raise UserError(f"pool_moments: stride is {stride}", "1 or 2")
+    return pool_moments(maps.as_maps(x), stride, max_pool=max_pool, avg_pool=avg_pool)
+
+
+torch.library.impl(_NAME, "cpu")(_mixed_sum)
+torch.library.impl(_BACKWARD, "cpu")(_mixed_sum_backward)
+torch.library.impl(_MOMENTS, "cpu")(_pool_moments)
+
+
+@torch.library.register_fake(_NAME)
+def _fake(ys: list[Tensor], *given: Any) -> Tensor:
+    if given[0].device.type == "meta":  # a prediction of memory wants every allocation, the scratch too
+        return _mixed_sum(ys, *given)
+    _check(ys, *given[:-2], *given[-1:])
+    return maps.empty_maps(*_shape(ys, given[3], given[4], given[-3]), like=(ys or given[3])[0])
+
+
+@torch.library.register_fake(_BACKWARD)
+def _fake_backward(grad: Tensor, ys: list[Tensor], *given: Any) -> list[Tensor]:
+    if grad.device.type == "meta":
+        return _mixed_sum_backward(grad, ys, *given)
+    weights, sources, edge_weights, bypass, (need_ys, need_sources) = given[0], given[3], given[5], given[8], given[-2:]
+    gradients = [torch.empty_like(each) for each in (weights, edge_weights, bypass) if each is not None]
+    wanted = (list(ys) if need_ys else []) + (list(sources) if need_sources else [])
+    return gradients + [maps.empty_maps(*x.shape, like=x) for x in wanted]
+
+
+@torch.library.register_fake(_MOMENTS)
+def _fake_moments(x: Tensor, stride: int, max_pool: bool, avg_pool: bool) -> tuple[Tensor, Tensor]:
+    if x.device.type == "meta":
+        return _pool_moments(x, stride, max_pool, avg_pool)
+    mean, var = (x.new_empty((2, x.shape[1]), dtype=torch.float64) for _ in range(2))
+    return mean, var
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ys, weights, mean, var, sources, ctx.edges, *single, ctx.partial, ctx.eps, ctx.training = inputs
+    ctx.counts = len(ys), len(sources)
+    ctx.save_for_backward(*ys, *sources, weights, mean, var, *single)
+
+
+def _autograd(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    terms, count = ctx.counts
+    saved = ctx.saved_tensors
+    ys, sources = list(saved[:terms]), list(saved[terms : terms + count])
+    weights, mean, var, *single = saved[terms + count :]
+    need_ys, need_sources = (any(wanted) if wanted else False for wanted in (ctx.needs_input_grad[i] for i in (0, 4)))
+    given = (ys, weights, mean, var, sources, ctx.edges, *single, ctx.partial, ctx.eps, ctx.training)
+    found = iter(torch.ops.fastdarts.mixed_sum_backward(grad, *given, need_ys, need_sources))
+    dweights, dedge_weights = next(found), next(found)
+    dbypass = next(found) if single[-1] is not None else None
+    dys = [next(found) if need_ys else None for _ in ys]
+    dsources = [next(found) if need_sources else None for _ in sources]
+    # torch takes a list without elements for one of tensors.
+    dedges: list[Tensor] | None = None if ctx.edges else []
+    return dys, dweights, None, None, dsources, dedges, dedge_weights, None, None, dbypass, None, None, None
+
+
+def _no_second_derivative(ctx: Any, *_: Any) -> None:
+    raise RuntimeError("mixed_sum has no second derivative; use_backend('reference') has one")
+
+
+torch.library.register_autograd(_NAME, _autograd, setup_context=_setup)
+torch.library.register_autograd(_BACKWARD, _no_second_derivative)

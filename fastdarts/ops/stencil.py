@@ -1,0 +1,285 @@
+"""ReLU, depthwise and pointwise convolution and the moments of the result, fused for all convolutions of sources."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastdarts._backend import backend_for
+from fastdarts.errors import UserError
+from fastdarts.ops import maps
+from fastdarts.ops._stencil import backward, empty_ys, forward
+from fastdarts.reference.stencil import Conv
+from fastdarts.reference.stencil import stencil as _reference
+from fastdarts.reference.stencil import stencil_backward as _reference_backward
+
+__all__ = ["Conv", "backward", "forward", "stencil"]
+
+_NAME, _BACKWARD = "fastdarts::stencil", "fastdarts::stencil_backward"
+_DTYPES = (torch.float32, torch.bfloat16, torch.float64)
+_CONVS = "int[] source, int[] kernel, int[] dilation, int[] stride, Tensor[] depthwise, Tensor[] pointwise"
+
+torch.library.define(
+    _NAME,
+    f"(Tensor[] sources, {_CONVS}, Tensor? mean, Tensor? rstd) -> (Tensor[] ys, Tensor mean_y, Tensor var_y)",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+torch.library.define(
+    _BACKWARD,
+    f"(Tensor[] sources, {_CONVS}, Tensor[] gradients, Tensor? mean, Tensor? rstd, bool weights)"
+    " -> (Tensor[] g, Tensor[] ddepthwise, Tensor[] dpointwise, Tensor sums, Tensor products)",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+
+
+def stencil(
+    sources: Sequence[Tensor],
+    convs: Sequence[Conv],
+    depthwise: Sequence[Tensor],
+    pointwise: Sequence[Tensor],
+    *,
+    mean: Tensor | None = None,
+    rstd: Tensor | None = None,
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    for name, tensors in (("sources", sources), ("depthwise", depthwise), ("pointwise", pointwise)):
+        for tensor in tensors:
+            if not isinstance(tensor, Tensor):
+                raise TypeError(f"stencil: {name} hold a {type(tensor).__name__}; expected tensors")
+    numbers = _numbers(convs)
+    compiling = torch.compiler.is_compiling()  # then the choice is made where the library op runs
+    if sources and not compiling and backend_for("stencil", sources[0].device.type) == "reference":
+        # Past the library op, whose gradient has no gradient of its own.
+        _check(sources, *numbers, depthwise, pointwise, mean, rstd)
+        return _reference(sources, convs, depthwise, pointwise, mean=mean, rstd=rstd)
+    given = list(sources), *numbers, list(depthwise), list(pointwise), mean, rstd
+    ys, mean_y, var_y = torch.ops.fastdarts.stencil(*given)
+    return ys, mean_y, var_y
+
+
+stencil.__doc__ = _reference.__doc__
+
+
+def _numbers(convs: Sequence[Conv]) -> tuple[list[int], list[int], list[int], list[int]]:
+    return [c.source for c in convs], [c.kernel for c in convs], [c.dilation for c in convs], [c.stride for c in convs]
+
+
+def _convs(source: list[int], kernel: list[int], dilation: list[int], stride: list[int]) -> list[Conv]:
+    return [Conv(*numbers) for numbers in zip(source, kernel, dilation, stride, strict=True)]
+
+
+def _check(
+    sources: Sequence[Tensor],
+    source: list[int],
+    kernel: list[int],
+    dilation: list[int],
+    stride: list[int],
+    depthwise: Sequence[Tensor],
+    pointwise: Sequence[Tensor],
+    mean: Tensor | None,
+    rstd: Tensor | None,
+) -> list[Conv]:
+    # Called by every implementation rather than by the public function: torch.ops is a door too.
+    if not sources:
+        raise UserError("stencil: sources are an empty list", "at least one map [N, C, H, W]")
+    first = sources[0]
+    for x in sources:
+        if x.dim() != 4 or min(x.shape) < 1:
+            raise UserError(f"stencil: a source has shape {list(x.shape)}", "[N, C, H, W], each at least 1")
+        if x.shape[:2] != first.shape[:2]:
+            what = f"stencil: sources have shapes {list(first.shape)} and {list(x.shape)}"
+            raise UserError(what, "one number of images and one of channels")
+    lengths = [len(given) for given in (source, kernel, dilation, stride, depthwise, pointwise)]
+    if len(set(lengths)) > 1:
+        raise UserError(f"stencil: {lengths} sources, kernels, dilations, strides and weights", "as many of each")
+    convs = _convs(source, kernel, dilation, stride)
+    for conv in convs:
+        exists = 0 <= conv.source < len(sources) and conv.kernel in (1, 3, 5, 7)
+        if not exists or conv.dilation not in (1, 2) or conv.stride not in (1, 2):
+            wanted = f"one of {len(sources)} sources, kernel 1, 3, 5 or 7, dilation and stride 1 or 2"
+            raise UserError(f"stencil: {conv}", wanted)
+    channels = first.shape[1]
+    shapes: list[tuple[str, Tensor, tuple[int, ...]]] = []
+    shapes += [("depthwise", w, (channels, 1, k, k)) for w, k in zip(depthwise, kernel, strict=True)]
+    shapes += [("pointwise", w, (channels, channels, 1, 1)) for w in pointwise]
+    if (mean is None) != (rstd is None):
+        raise UserError("stencil: one of mean and rstd is None", "both or neither")
+    if mean is not None and rstd is not None:
+        shapes += [("mean", mean, (len(sources), channels)), ("rstd", rstd, (len(sources), channels))]
+    for name, tensor, shape in shapes:
+        if tuple(tensor.shape) != shape:
+            raise UserError(f"stencil: {name} has shape {list(tensor.shape)}", f"{list(shape)} for {channels} channels")
+    _check_types([("sources", x) for x in sources] + [(name, tensor) for name, tensor, _ in shapes])
+    return convs
+
+
+def _check_types(named: Sequence[tuple[str, Tensor]]) -> None:
+    dtype, device = named[0][1].dtype, named[0][1].device
+    for name, tensor in named:
+        got = str(tensor.dtype).removeprefix("torch.")
+        if name == "sources" and tensor.dtype not in _DTYPES:
+            raise TypeError(f"stencil: {name} are {got}; expected float32, bfloat16 or float64")
+        if name in ("sources", "gradients") and tensor.dtype != dtype:
+            raise TypeError(f"stencil: {name} are {got}, the first source {dtype}; expected one dtype")
+        if not tensor.dtype.is_floating_point:
+            raise TypeError(f"stencil: {name} is {got}; expected a floating dtype")
+        if tensor.device != device:
+            what = f"stencil: {name} is on {tensor.device}, the first source on {device}"
+            raise UserError(what, "one device", f"move it with .to({str(device)!r})")
+
+
+def _check_gradients(sources: Sequence[Tensor], convs: list[Conv], gradients: Sequence[Tensor]) -> None:
+    if len(gradients) != len(convs):
+        raise UserError(f"stencil: {len(gradients)} gradients", f"one for each of {len(convs)} convolutions")
+    for conv, dy in zip(convs, gradients, strict=True):
+        count, channels, height, width = sources[conv.source].shape
+        shape = [count, channels, -(-height // conv.stride), -(-width // conv.stride)]
+        if list(dy.shape) != shape:
+            raise UserError(f"stencil: a gradient has shape {list(dy.shape)}", f"{shape} for {conv}")
+    _check_types([("sources", sources[0])] + [("gradients", dy) for dy in gradients])
+
+
+@dataclass(frozen=True)
+class _Given:
+    """The arguments that both library ops begin with, checked; the convolutions as the launchers take them."""
+
+    sources: list[Tensor]
+    convs: list[Conv]
+    depthwise: list[Tensor]
+    pointwise: list[Tensor]
+    mean: Tensor | None
+    rstd: Tensor | None
+
+    @classmethod
+    def of(
+        cls,
+        sources: list[Tensor],
+        source: list[int],
+        kernel: list[int],
+        dilation: list[int],
+        stride: list[int],
+        depthwise: list[Tensor],
+        pointwise: list[Tensor],
+        mean: Tensor | None,
+        rstd: Tensor | None,
+    ) -> _Given:
+        # Here rather than in the public function: torch.ops is a door too.
+        convs = _check(sources, source, kernel, dilation, stride, depthwise, pointwise, mean, rstd)
+        return cls(sources, convs, depthwise, pointwise, mean, rstd)
+
+    def fused(self) -> bool:
+        return self.sources[0].device.type == "cpu" and backend_for("stencil", "cpu") == "cpu"
+
+    def arguments(self) -> tuple[list[Tensor], list[Conv], list[Tensor], list[Tensor]]:
+        return self.sources, self.convs, self.depthwise, self.pointwise
+
+    def as_launched(self) -> tuple[list[Tensor], Tensor | None, Tensor | None]:
+        """The sources as maps and the statistics in float64."""
+        mean, rstd = (None if given is None else given.double() for given in (self.mean, self.rstd))
+        return [maps.as_maps(x) for x in self.sources], mean, rstd
+
+    def none(self) -> Tensor:
+        return self.sources[0].new_empty((0, self.sources[0].shape[1]), dtype=torch.float64)
+
+
+@torch.library.register_fake(_NAME)
+def _fake(*arguments: Any) -> tuple[list[Tensor], Tensor, Tensor]:
+    given = _Given.of(*arguments)
+    shape = (len(given.convs), given.sources[0].shape[1])
+    mean, var = (given.sources[0].new_empty(shape, dtype=torch.float64) for _ in range(2))
+    return empty_ys(given.sources, given.convs), mean, var
+
+
+@torch.library.impl(_NAME, ("cpu", "cuda"))
+def _forward(*arguments: Any) -> tuple[list[Tensor], Tensor, Tensor]:
+    given = _Given.of(*arguments)
+    if not given.fused():
+        ys, mean, var = _reference(*given.arguments(), mean=given.mean, rstd=given.rstd)
+        return [maps.as_maps(y) for y in ys], mean, var
+    sources, mean, rstd = given.as_launched()
+    ys, y_mean, y_var = forward(sources, *given.arguments()[1:], mean=mean, rstd=rstd)
+    assert y_mean is not None and y_var is not None  # moments were asked
+    return ys, y_mean, y_var
+
+
+@torch.library.register_fake(_BACKWARD)
+def _backward_fake(*arguments: Any) -> tuple[list[Tensor], list[Tensor], list[Tensor], Tensor, Tensor]:
+    *first, gradients, mean, rstd, weights = arguments
+    given = _Given.of(*first, mean, rstd)
+    _check_gradients(given.sources, given.convs, gradients)
+    x = given.sources[0]
+    out = [maps.empty_maps(*source.shape, like=source) for source in given.sources]
+    dtype = maps.arithmetic(x.dtype)
+    depthwise, pointwise = (
+        [weight.new_empty(weight.shape, dtype=dtype) for weight in each] if weights else []
+        for each in (given.depthwise, given.pointwise)
+    )
+    rows = 0 if mean is None else len(given.sources)
+    sums, products = (x.new_empty((rows, x.shape[1]), dtype=torch.float64) for _ in range(2))
+    return out, depthwise, pointwise, sums, products
+
+
+@torch.library.impl(_BACKWARD, ("cpu", "cuda"))
+def _backward(*arguments: Any) -> tuple[list[Tensor], list[Tensor], list[Tensor], Tensor, Tensor]:
+    *first, gradients, mean, rstd, weights = arguments
+    given = _Given.of(*first, mean, rstd)
+    _check_gradients(given.sources, given.convs, gradients)
+    if not given.fused():
+        out, *rest = _reference_backward(*given.arguments(), gradients, mean=mean, rstd=rstd, weights=weights)
+        return [maps.as_maps(g) for g in out], *rest
+    sources, mean, rstd = given.as_launched()
+    shape = (len(given.convs), sources[0].shape[1])
+    one, zero = torch.ones(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64)
+    out, depthwise, pointwise, sums, products = backward(
+        sources, *given.arguments()[1:], [maps.as_maps(dy) for dy in gradients], None, one, zero, zero,
+        mean=mean, rstd=rstd, weights=weights,
+    )  # fmt: skip
+    none = given.none
+    return (
+        out,
+        depthwise or [],
+        pointwise or [],
+        none() if sums is None else sums,
+        none() if products is None else products,
+    )
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[list[Tensor], Tensor, Tensor]) -> None:
+    sources, *ctx.numbers, depthwise, pointwise, mean, rstd = inputs
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.lengths = len(sources), len(depthwise)
+    ctx.save_for_backward(*sources, *depthwise, *pointwise, mean, rstd)
+
+
+def _gradients(ctx: Any, dys: list[Tensor], *_: Tensor) -> tuple[Any, ...]:
+    (s, t), saved = ctx.lengths, ctx.saved_tensors
+    sources, depthwise, pointwise = list(saved[:s]), list(saved[s : s + t]), list(saved[s + t : s + 2 * t])
+    mean, rstd = saved[-2:]
+    needs = ctx.needs_input_grad
+    weights = any(needs[5]) or any(needs[6])
+    given = sources, *ctx.numbers, depthwise, pointwise, list(dys), mean, rstd, weights
+    g, ddepthwise, dpointwise, sums, products = torch.ops.fastdarts.stencil_backward(*given)
+    dmean = drstd = None
+    if rstd is not None:
+        dmean, drstd = (-sums * rstd).to(mean.dtype), (products / rstd).to(rstd.dtype)
+        scale = rstd.to(maps.arithmetic(sources[0].dtype))[:, None, :, None, None]
+        g = [(each * by).to(each.dtype) for each, by in zip(g, scale, strict=True)]
+    dweights = [
+        [dw.to(w.dtype) for dw, w in zip(found, given, strict=True)] if weights else [None] * t
+        for found, given in ((ddepthwise, depthwise), (dpointwise, pointwise))
+    ]
+    return g, None, None, None, None, *dweights, dmean, drstd
+
+
+def _refuse(ctx: Any, *_: Any) -> None:
+    raise RuntimeError(
+        "fastdarts::stencil_backward has no derivative of its own; for second derivatives run the forward pass under "
+        "fastdarts.use_backend('reference')"
+    )
+
+
+torch.library.register_autograd(_NAME, _gradients, setup_context=_keep)
+torch.library.register_autograd(_BACKWARD, _refuse)
