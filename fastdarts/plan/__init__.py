@@ -1,0 +1,52 @@
+"""What a cell computes, as data: its candidates, the order of the kernel calls, and their bytes and FLOPs.
+
+Nothing here imports torch: a plan follows from the space alone, and every backend runs the same one.
+"""
+
+from __future__ import annotations
+
+from fastdarts.plan._build import cell_plan, mixed_op_plan, unsupported
+from fastdarts.plan._cell import KINDS, Candidate, CellPlan, EdgePlan, Norm, Parameter
+from fastdarts.plan._cost import Flops, Work, flops, kept_bytes
+from fastdarts.plan._schedule import (
+    MEMORY,
+    Convolution,
+    InEdge,
+    NodeStage,
+    PoolMoments,
+    Reduction,
+    Schedule,
+    StencilCall,
+    Term,
+    ValuesStage,
+    kept_rows,
+    schedule,
+)
+
+__all__ = [
+    "KINDS",
+    "MEMORY",
+    "Candidate",
+    "CellPlan",
+    "Convolution",
+    "EdgePlan",
+    "Flops",
+    "InEdge",
+    "NodeStage",
+    "Norm",
+    "Parameter",
+    "PoolMoments",
+    "Reduction",
+    "Schedule",
+    "StencilCall",
+    "Term",
+    "ValuesStage",
+    "Work",
+    "cell_plan",
+    "flops",
+    "kept_bytes",
+    "kept_rows",
+    "mixed_op_plan",
+    "schedule",
+    "unsupported",
+]
