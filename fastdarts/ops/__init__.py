@@ -3,5 +3,9 @@
 from __future__ import annotations
 
 from fastdarts.ops.augment import augment
+from fastdarts.ops.cell import cell
+from fastdarts.ops.mixed_sum import mixed_sum, pool_moments
+from fastdarts.ops.preprocess import preprocess
+from fastdarts.ops.stencil import stencil
 
-__all__ = ["augment"]
+__all__ = ["augment", "cell", "mixed_sum", "pool_moments", "preprocess", "stencil"]
