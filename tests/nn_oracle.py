@@ -9,10 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
+from golden.recipe import peer_parameters
 from tolerance import assert_all_within
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from fastdarts.nn.stack import Stack, StackedConv2d
 from fastdarts.spaces import PRIMITIVES, CellSpace
 
 Named = Mapping[str, Tensor]
@@ -204,18 +206,32 @@ def called(module: nn.Module, *arguments: str, **others: object) -> Callable[[Na
         inputs = [named[name] for name in arguments]
         module.to(inputs[0].dtype)
         own = {name: value for name, value in named.items() if name not in arguments}
-        return functional_call(module, own, tuple(inputs), others)
+        return functional_call(module, stacked(module, own), tuple(inputs), others)
 
     return function
 
 
+def stacked(module: nn.Module, named: Named) -> dict[str, Tensor]:
+    """Values by the peers' names as values by the module's own: those of mixed operations put together."""
+    own, parts = dict(named), {}
+    for name, layer in module.named_modules():
+        if isinstance(layer, StackedConv2d):
+            stack, index = layer._part
+            parts.setdefault((stack, stack.name(index)), []).append((index, own.pop(f"{name}.weight")))
+    for name, stack in module.named_modules():
+        for parameter in stack._parameters if isinstance(stack, Stack) else ():
+            pieces = sorted(parts[stack, parameter], key=lambda piece: piece[0])
+            own[f"{name}.{parameter}"] = torch.cat([value.flatten() for _, value in pieces])
+    return own
+
+
 def weights_of(module: nn.Module, seed: int = 0) -> dict[str, Tensor]:
-    """A random value for every parameter of a module, by name, float64; batch norms' away from 1 and 0."""
+    """A random value for every weight of a module, by the peers' names, float64; batch norms' away from 1 and 0."""
     generator = torch.Generator().manual_seed(seed)
     return {
         name: torch.randn(value.shape, generator=generator, dtype=torch.float64) / max(1, value[0].numel()) ** 0.5
         + (1.5 if value.ndim == 1 and name.endswith("weight") else 0.0)
-        for name, value in module.named_parameters()
+        for name, value in peer_parameters(module).items()
     }
 
 

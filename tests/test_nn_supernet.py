@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import nn_oracle as oracle
 import pytest
 import torch
 from test_nn_cell import counted
 from torch import Tensor
 
+from fastdarts import use_backend
 from fastdarts.compat import darts, pcdarts
 from fastdarts.errors import UserError
 from fastdarts.nn import Supernet
 from fastdarts.spaces import define_space, published, random_genotype, space, space_names
 
 TINY = define_space("three", ("none", "max_pool_3x3", "skip_connect", "sep_conv_3x3"), nodes=2)
+
+
+@pytest.fixture(autouse=True, params=["reference", "auto"])
+def backend(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every test in plain torch and, where the native core is there, on the fused engine."""
+    with use_backend(request.param):
+        yield
 
 
 def by_hand(net: Supernet, named: oracle.Named) -> Tensor:
@@ -148,11 +158,13 @@ def test_one_path_equals_the_one_hot_supernet_and_runs_nothing_else(partial: int
         used = torch.tensor([float(bool(indices)) for indices in chosen])
         edges[key] = used if partial == 1 else net.edge_weights()[key] * used
     x = torch.randn(2, 3, 9, 7)
-    expected = net(x, weights=one_hot, edge_weights=edges)
-    with counted(net) as calls:
-        found = net(x, active=path)
-    assert torch.equal(found, expected)
-    assert torch.equal(net(x, weights=one_hot, active=path), expected)
+    torch.testing.assert_close(net(x, active=path), net(x, weights=one_hot, edge_weights=edges))
+    with use_backend("reference"):
+        expected = net(x, weights=one_hot, edge_weights=edges)
+        with counted(net) as calls:
+            found = net(x, active=path)
+        assert torch.equal(found, expected)
+        assert torch.equal(net(x, weights=one_hot, active=path), expected)
     assert len(calls) == 3 * 8 and set(calls.values()) == {1}
     cell = cells.normal
     named = {

@@ -79,6 +79,7 @@ def test_every_method_names_its_source() -> None:
         ({"hypergradient": "second", "check_hypergradient": ("a",)}, "check_hypergradient names epoch 'a'"),
         ({"epochs": 3, "arch_start_epoch": 3}, "the alphas would never learn; expected from 0 to 2"),
         ({"threads": -1}, "threads is -1; expected 0 or more"),
+        ({"memory": "small"}, "memory is 'small'; expected one of fast, balanced, lean"),
         ({"epsilon": 0.0}, "epsilon is 0.0; expected a positive number"),
         ({"check_hypergradient": (0,)}, "takes no finite differences; expected second or amended"),
         (

@@ -116,9 +116,21 @@ def test_the_same_seed_gives_the_same_search_and_another_does_not(tmp_path: Path
 
 
 def test_the_backends_search_alike(tmp_path: Path) -> None:
+    """As near as rounding allows: tests/test_nn_fused_wrappers.py holds the numbers of a search."""
+    found = []
     for name in ("auto", "reference"):
-        search(tiny.config(backend=name, epochs=1), tmp_path / name, train_set=tiny.images())
-    assert _metrics(tmp_path / "auto") == _metrics(tmp_path / "reference")
+        result = search(tiny.config(backend=name, epochs=1), tmp_path / name, train_set=tiny.images())
+        record = _metrics(tmp_path / name)[-1]
+        found.append((result.genotype, record["skips"], record["valid_accuracy"], record["train_accuracy"]))
+    assert found[0] == found[1]
+
+
+def test_memory_modes_search_the_same_to_the_bit(tmp_path: Path) -> None:
+    for memory in ("fast", "balanced", "lean"):
+        config = tiny.config(memory=memory, epochs=1)
+        search(config, tmp_path / memory, train_set=tiny.images(), search_space=tiny.SPACE)
+        assert RunFolder.open(tmp_path / memory).config["config"]["memory"] == memory
+    assert _metrics(tmp_path / "fast") == _metrics(tmp_path / "balanced") == _metrics(tmp_path / "lean")
 
 
 def test_a_space_of_ones_own_survives_resumption(tmp_path: Path) -> None:

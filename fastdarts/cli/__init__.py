@@ -1,4 +1,4 @@
-"""The command line: `fastdarts search | retrain | compare | show | doctor`."""
+"""The command line: `fastdarts search | retrain | compare | show | plan | doctor`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import typer
 
-from fastdarts.cli import options
+from fastdarts.cli import options, plan
 from fastdarts.errors import UserError
 
 __all__ = ["app", "main"]
@@ -49,6 +49,7 @@ def search(
     random_cells: options.RandomCells = 0,
     device: options.Device = "auto",
     backend: options.Backend = "auto",
+    memory: options.Memory = "fast",
     resume: options.Resume = None,
     previous: options.Previous = False,
     as_json: options.AsJson = False,
@@ -70,7 +71,7 @@ def search(
         named = {"epochs": epochs, "batch_size": batch_size, "channels": channels, "layers": layers, "seed": seed}
         named |= {"hypergradient": hypergradient, "data_root": absolute(root)}
         overrides = given(named) | read_settings(settings, searching.SearchConfig, named)
-        overrides |= {"device": device, "backend": backend}
+        overrides |= {"device": device, "backend": backend, "memory": memory}
         overrides["check_hypergradient"] = read_integers(check_hypergradient)
         if data != "digits":
             overrides.setdefault("layers", chosen_space.layers)
@@ -204,6 +205,9 @@ def show(
     else:
         console().print(reporting.draw_terminal(chosen.genotype))
     _print(result, as_json)
+
+
+app.command(epilog="Example: fastdarts plan --data cifar10 --method pc-darts --budget 11GB")(plan.plan)
 
 
 @app.command()

@@ -21,6 +21,7 @@ __all__ = [
     "Epochs",
     "Hypergradient",
     "Layers",
+    "Memory",
     "Method",
     "Png",
     "Previous",
@@ -54,6 +55,7 @@ Device = Annotated[str, Option(help="auto, cpu, cuda or cuda:N.")]
 Epochs = Annotated[int | None, Option(help="Passes over the training images. (default: as published; digits 15)")]
 Hypergradient = Annotated[str | None, Option(help="Another kind than the method's, e.g. second-exact or amended.")]
 Layers = Annotated[int | None, Option(help="Number of cells. (default: as published; digits 3)")]
+Memory = Annotated[str, Option(help="What a step keeps: fast, balanced (half as much) or lean (least; slower).")]
 Method = Annotated[str, Option(help="darts-one-level, darts-first, darts-second or pc-darts.")]
 Png = Annotated[Path | None, Option(help="Write the drawing as PNG.")]
 Previous = Annotated[bool, Option("--previous", help="With --resume: use the checkpoint before the newest one.")]

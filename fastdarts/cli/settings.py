@@ -19,6 +19,7 @@ _OTHERWISE = {
     "data": "--data",
     "device": "--device",
     "backend": "--backend",
+    "memory": "--memory",
     "genotype": "the argument TARGET",
 }
 

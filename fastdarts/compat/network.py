@@ -11,6 +11,7 @@ from torch import Tensor
 from fastdarts.compat.genotypes import Genotype, from_genotype
 from fastdarts.errors import UserError
 from fastdarts.nn import Place, StackedCell, Trunk
+from fastdarts.nn.fused import laid_out
 from fastdarts.spaces import CellSpace, Edge, Space, derive
 
 __all__ = ["SearchNetwork", "architecture_tensor", "dense_cell"]
@@ -111,7 +112,7 @@ class SearchNetwork(Trunk):
 
     def forward(self, input: Tensor) -> Tensor:
         """Logits [N, num_classes] of images [N, 3, H, W]."""
-        older, newer = self.begin(input)
+        older, newer = map(laid_out, self.begin(laid_out(input)))
         for cell in self.cells:
             # Anew for every cell, as the peers do: the gradients of the alphas are then summed in their order.
             older, newer = newer, cell(older, newer, *self.relaxed("reduce" if cell.reduction else "normal"))

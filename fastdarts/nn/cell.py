@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastdarts import reference
@@ -18,8 +20,11 @@ from fastdarts.nn.checks import (
     check_vector,
     halved,
 )
+from fastdarts.nn.fused import Engine, as_laid_out, cast_once, check_memory, hooked, preprocess
 from fastdarts.nn.operations import FactorizedReduce, ReLUConvBN, build_op
+from fastdarts.nn.stack import Stack, StackedPart
 from fastdarts.nn.trunk import StackedCell
+from fastdarts.plan import CellPlan, cell_plan, mixed_op_plan, unsupported
 from fastdarts.spaces import CellSpace
 
 __all__ = ["Cell", "MixedOp"]
@@ -38,22 +43,40 @@ class MixedOp(nn.Module):
         stride: 1 or 2, pixels.
         primitives: names of the candidates, in the order of the weights.
         partial: K; 1/K of the channels is mixed. 1 mixes all.
+        memory: what the fused engine keeps for backward: `fast`, `balanced` or `lean`; :func:`fastdarts.ops.cell`.
 
     Raises:
-        UserError: K does not divide C, no or unknown primitives, a stride other than 1 or 2.
+        UserError: K does not divide C, no or unknown primitives, a stride other than 1 or 2, an unknown memory mode.
 
     Source: Liu et al. 2019 (DARTS), Eq. 2; Xu et al. 2020 (PC-DARTS), Eq. 3.
     """
 
-    def __init__(self, channels: int, stride: int, primitives: Sequence[str], *, partial: int = 1) -> None:
+    def __init__(
+        self, channels: int, stride: int, primitives: Sequence[str], *, partial: int = 1, memory: str = "fast"
+    ) -> None:
         super().__init__()
         check_partial(channels, partial)
+        check_memory(memory)
         if not primitives:
             raise UserError("a mixed operation without primitives", "at least one")
-        self.channels, self.stride, self.partial = channels, stride, partial
+        self.channels, self.stride, self.partial, self.memory = channels, stride, partial, memory
+        self.primitives = tuple(primitives)
         self._ops = nn.ModuleList(
             build_op(primitive, channels // partial, stride, affine=False, pool_bn=True) for primitive in primitives
         )
+        self._stack: Stack | None = Stack([self._ops], [0])
+        self._learn_in(StackedPart(self._stack, 0))
+
+    def _learn_in(self, part: StackedPart) -> None:
+        """Read weights and statistics from an edge of a stack, a cell's where there is one."""
+        if part.stack is not self._stack:
+            self._stack = None
+        self._part = part
+
+        def build() -> CellPlan | None:
+            return mixed_op_plan(self.primitives, self.channels, self.stride, partial=self.partial)
+
+        self._engine = Engine("MixedOp", part.stack, part.place, [self._ops], build, unsupported(self.primitives))
 
     def forward(self, x: Tensor, weights: Tensor, active: Sequence[int] | None = None) -> Tensor:
         """Mix.
@@ -77,9 +100,17 @@ class MixedOp(nn.Module):
         if self.training:
             height, width = (halved(size, self.stride) for size in x.shape[2:])
             check_statistics(len(x), height, width, "MixedOp")
+        if not self._engine.refuses(x, [self._ops]):
+            route = self._engine.route(None if active is None else (tuple(active),))
+            with cast_once(x) as cast:
+                y = self._engine.run([cast(x)], weights.unsqueeze(0), bypass=None, route=route, memory=self.memory)
+            return as_laid_out(y, x)
+        stack, edge = self._part
+        kernels = dict(zip(self._engine.edges[0], stack.edge(edge), strict=True))
+        ops = [functools.partial(op, kernels=kernels[op]) if kernels.get(op) else op for op in self._ops]
 
         def mix(sampled: Tensor) -> Tensor:
-            return reference.mixed_sum(sampled, list(self._ops), weights, active)
+            return reference.mixed_sum(sampled, ops, weights, active)
 
         return reference.partial_channels(x, mix, partial=self.partial, stride=self.stride)
 
@@ -97,6 +128,7 @@ class Cell(StackedCell):
         reduction: whether edges from the two inputs have stride 2.
         reduction_prev: whether the layer before reduced, so that the older input is halved here.
         partial: K of partial channels; 1 mixes all.
+        memory: what the fused engine keeps for backward: `fast`, `balanced` or `lean`; :func:`fastdarts.ops.cell`.
 
     Raises:
         UserError: as :class:`MixedOp`.
@@ -114,11 +146,13 @@ class Cell(StackedCell):
         reduction: bool,
         reduction_prev: bool,
         partial: int = 1,
+        memory: str = "fast",
     ) -> None:
         super().__init__()
+        check_memory(memory)
         for name, value in (("c_prev_prev", c_prev_prev), ("c_prev", c_prev), ("channels", channels)):
             at_least_one(name, value)
-        self.space, self.reduction = space, reduction
+        self.space, self.reduction, self.partial, self.memory = space, reduction, partial, memory
         self.c_prev_prev, self.c_prev, self.channels = c_prev_prev, c_prev, channels
         self.multiplier = len(space.concat)
         if reduction_prev:
@@ -126,10 +160,23 @@ class Cell(StackedCell):
         else:
             self.preprocess0 = ReLUConvBN(c_prev_prev, channels, 1, 1, 0, affine=False)
         self.preprocess1 = ReLUConvBN(c_prev, channels, 1, 1, 0, affine=False)
-        self._ops = nn.ModuleList(
-            self._build_edge(channels, 2 if reduction and edge.source < space.inputs else 1, edge.primitives, partial)
-            for edge in space.edges
-        )
+        strides = [2 if reduction and edge.source < space.inputs else 1 for edge in space.edges]
+        edges = [
+            self._build_edge(channels, stride, edge.primitives, partial)
+            for stride, edge in zip(strides, space.edges, strict=True)
+        ]
+        self._ops = nn.ModuleList(edges)
+        self._stack = Stack([edge._ops for edge in edges], [edge.source for edge in space.edges])
+        for index, edge in enumerate(edges):
+            edge._learn_in(StackedPart(self._stack, index))
+
+        def build() -> CellPlan | None:
+            return cell_plan(space, channels, partial=partial, reduction=reduction)
+
+        planned = [(channels, stride, e.primitives, partial) for stride, e in zip(strides, space.edges, strict=True)]
+        built = [(edge.channels, edge.stride, edge.primitives, edge.partial) for edge in edges]
+        why = unsupported(space) or ("" if built == planned else "edges of its own making")
+        self._engine = Engine("Cell", self._stack, None, [edge._ops for edge in edges], build, why)
 
     def _build_edge(self, channels: int, stride: int, primitives: Sequence[str], partial: int) -> MixedOp:
         return MixedOp(channels, stride, primitives, partial=partial)
@@ -161,17 +208,58 @@ class Cell(StackedCell):
         """
         check_maps(s0, self.c_prev_prev, "Cell")
         check_maps(s1, self.c_prev, "Cell")
-        rows = self._rows(weights)
+        counts = self.space.counts
         if edge_weights is not None:
-            check_vector(edge_weights, len(rows), "Cell", "edge_weights")
-        if active is not None and len(active) != len(rows):
-            raise UserError(f"Cell: active has {len(active)} entries", f"one for each of the {len(rows)} edges")
-        states = [self.preprocess0(s0), self.preprocess1(s1)]
+            check_vector(edge_weights, len(counts), "Cell", "edge_weights")
+        if active is not None:
+            if len(active) != len(counts):
+                raise UserError(f"Cell: active has {len(active)} entries", f"one for each of the {len(counts)} edges")
+            for chosen, count in zip(active, counts, strict=True):
+                if chosen:
+                    check_active(chosen, count, "Cell")
+        if self._is_plain(s1):
+            states = self._met(s0, s1, self.preprocess0(s0), self.preprocess1(s1))
+            return self._mix(states, self._rows(weights), edge_weights, active)
+        return self._fused(s0, s1, weights, edge_weights, active)
+
+    def _is_plain(self, x: Tensor) -> bool:
+        edges: list[nn.ModuleList] = []
+        for edge in self._ops:
+            if not isinstance(edge, MixedOp) or type(edge).forward is not MixedOp.forward or "forward" in vars(edge):
+                return self._engine.refuses(x, [], "edges are more than mixed operations")
+            if hooked(edge):
+                return self._engine.refuses(x, [], "edges have hooks")
+            edges.append(edge._ops)
+        return self._engine.refuses(x, edges)
+
+    def _fused(
+        self, s0: Tensor, s1: Tensor, weights: Weights, edge_weights: Tensor | None, active: Active | None
+    ) -> Tensor:
+        route = self._engine.route(None if active is None else tuple(tuple(chosen) for chosen in active))
+        matrix, bypass = self._matrix(weights), None
+        if edge_weights is not None:
+            if route.read:
+                # What no candidate has may be anything, and the product's gradient would read it.
+                matrix = torch.where(torch.tensor(route.read, device=matrix.device), matrix[:, : self.space.width], 0)
+            matrix = matrix[:, : self.space.width] * edge_weights.unsqueeze(1)
+            bypass = edge_weights if self.partial > 1 else None
+        with cast_once(s1) as cast:
+            older, newer = preprocess(self.preprocess0, s0, cast), preprocess(self.preprocess1, s1, cast)
+            states = self._met(s0, s1, older, newer)
+            y = self._engine.run(states, matrix, bypass=bypass, route=route, memory=self.memory)
+        return as_laid_out(y, s1)
+
+    def _met(self, s0: Tensor, s1: Tensor, *states: Tensor) -> list[Tensor]:
         if states[0].shape != states[1].shape:
             raise UserError(
                 f"Cell: inputs of {list(s0.shape)} and {list(s1.shape)} do not meet",
                 "s0 of twice the size of s1 after a reduction, else of one size",
             )
+        return list(states)
+
+    def _mix(
+        self, states: list[Tensor], rows: list[Tensor], edge_weights: Tensor | None, active: Active | None
+    ) -> Tensor:
         for node in self.space.states:
             edges = [e for e in self.space.into(node) if active is None or active[e]]
             terms = [self._edge(e, states, rows[e], active) for e in edges]
@@ -184,7 +272,15 @@ class Cell(StackedCell):
 
     def _edge(self, edge: int, states: list[Tensor], weights: Tensor, active: Active | None) -> Tensor:
         source = states[self.space.edges[edge].source]
-        return self._ops[edge](source, weights, None if active is None else active[edge])
+        y: Tensor = self._ops[edge](source, weights, None if active is None else active[edge])
+        return y
+
+    def _matrix(self, weights: Weights) -> Tensor:
+        """The mixing weights as [E, at least the widest edge's]."""
+        edges, width = len(self.space.edges), self.space.width
+        if isinstance(weights, Tensor) and weights.ndim == 2 and len(weights) == edges and weights.shape[1] >= width:
+            return weights
+        return torch.stack([F.pad(row, (0, width - len(row))) for row in self._rows(weights)])
 
     def _rows(self, weights: Weights) -> list[Tensor]:
         counts = self.space.counts

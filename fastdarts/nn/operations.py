@@ -1,6 +1,12 @@
-"""The primitives as modules, with quark0's constructors and `state_dict` keys; the arithmetic is the reference's."""
+"""The primitives as modules, with quark0's constructors and `state_dict` keys; the arithmetic is the reference's.
+
+A module with convolutions takes their weights as `kernels` too, from where a mixed operation has stacked them: all
+candidates' at once are one operation of autograd, one at a time as many as there are convolutions.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
@@ -22,6 +28,8 @@ __all__ = [
     "Zero",
     "build_op",
 ]
+
+Kernels = Sequence[Tensor] | None
 
 
 class ReLUConvBN(nn.Module):
@@ -47,9 +55,9 @@ class ReLUConvBN(nn.Module):
         )
         self.stride, self.padding = stride, padding
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, kernels: Kernels = None) -> Tensor:
         """[N, in_channels, H, W] to [N, out_channels, ceil(H / stride), ceil(W / stride)]."""
-        (weight,) = _kernels(self.op)
+        (weight,) = kernels or _kernels(self.op)
         return reference.relu_conv_bn(x, weight, stride=self.stride, padding=self.padding, norm=self.op[2])
 
 
@@ -85,9 +93,9 @@ class DilConv(nn.Module):
         )
         self.stride, self.padding, self.dilation = stride, padding, dilation
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, kernels: Kernels = None) -> Tensor:
         """[N, in_channels, H, W] to [N, out_channels, ceil(H / stride), ceil(W / stride)]."""
-        depthwise, pointwise = _kernels(self.op)
+        depthwise, pointwise = kernels or _kernels(self.op)
         return reference.dil_conv(
             x,
             depthwise,
@@ -127,11 +135,11 @@ class SepConv(nn.Module):
         )
         self.stride, self.padding = stride, padding
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, kernels: Kernels = None) -> Tensor:
         """[N, in_channels, H, W] to [N, out_channels, ceil(H / stride), ceil(W / stride)]."""
         return reference.sep_conv(
             x,
-            *_kernels(self.op),
+            *(kernels or _kernels(self.op)),
             stride=self.stride,
             padding=self.padding,
             norm_1=self.op[3],
@@ -157,9 +165,9 @@ class Conv7x1(nn.Sequential):
         )
         self.stride = stride
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, kernels: Kernels = None) -> Tensor:
         """[N, C, H, W] to [N, C, ceil(H / stride), ceil(W / stride)]."""
-        row, column = _kernels(self)
+        row, column = kernels or _kernels(self)
         return reference.conv_7x1_1x7(x, row, column, stride=self.stride, norm=self[3])
 
 
@@ -181,10 +189,10 @@ class FactorizedReduce(nn.Module):
         self.conv_2 = nn.Conv2d(in_channels, out_channels // 2, 1, stride=2, bias=False) if out_channels > 1 else None
         self.bn = nn.BatchNorm2d(out_channels, affine=affine)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, kernels: Kernels = None) -> Tensor:
         """[N, in_channels, H, W] to [N, out_channels, ceil(H / 2), ceil(W / 2)]."""
-        second = None if self.conv_2 is None else self.conv_2.weight
-        return reference.factorised_reduce(x, self.conv_1.weight, second, norm=self.bn)
+        first, *second = kernels or [conv.weight for conv in (self.conv_1, self.conv_2) if conv is not None]
+        return reference.factorised_reduce(x, first, second[0] if second else None, norm=self.bn)
 
 
 class MaxPool(nn.Module):

@@ -11,6 +11,7 @@ from fastdarts import reference
 from fastdarts.errors import UserError
 from fastdarts.nn.cell import Active, Cell, Weights
 from fastdarts.nn.checks import check_partial
+from fastdarts.nn.fused import check_memory, laid_out
 from fastdarts.nn.trunk import Place, Trunk
 from fastdarts.spaces import Genotype, Space, derive
 
@@ -81,9 +82,10 @@ class Supernet(Trunk):
         edge_normalisation: whether edges have weights of their own; None for yes where channels are partial.
         alpha_scale: alphas and betas start as alpha_scale * normal(0, 1), drawn after the weights; 0 starts all
             candidates equal.
+        memory: what the fused engine keeps for backward: `fast`, `balanced` or `lean`; :func:`fastdarts.ops.cell`.
 
     Raises:
-        UserError: a count below 1, an unknown stem, K that does not divide the channels.
+        UserError: a count below 1, an unknown stem or memory mode, K that does not divide the channels.
         TypeError: no space.
 
     Source: Liu et al. 2019 (DARTS), section 3.1; Xu et al. 2020 (PC-DARTS); facts sections 1 and 3.
@@ -101,10 +103,12 @@ class Supernet(Trunk):
         partial: int = 1,
         edge_normalisation: bool | None = None,
         alpha_scale: float = 1e-3,
+        memory: str = "fast",
     ) -> None:
         if not isinstance(space, Space):
             raise TypeError(f"space is a {type(space).__name__}; expected a Space, as fastdarts.spaces.space(name)")
         check_partial(channels, partial)
+        check_memory(memory)
         layers = space.layers if layers is None else layers
         kinds = space.kinds(layers)
 
@@ -117,6 +121,7 @@ class Supernet(Trunk):
                 reduction=place.reduction,
                 reduction_prev=place.reduction_prev,
                 partial=partial,
+                memory=memory,
             )
 
         super().__init__(
@@ -166,7 +171,7 @@ class Supernet(Trunk):
             missing = [] if given is None else sorted(set(self._keys) - set(given))
             if missing:
                 raise UserError(f"Supernet: {name} lack {', '.join(missing)}", f"the keys {', '.join(self._keys)}")
-        older, newer = self.begin(x)
+        older, newer = map(laid_out, self.begin(laid_out(x)))
         for key, cell in zip(self._keys, self.cells, strict=True):
             of_edges = None if edge_weights is None else edge_weights[key]
             of_paths = None if active is None else active[key]

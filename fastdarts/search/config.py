@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastdarts.errors import UserError
+from fastdarts.plan import MEMORY
 from fastdarts.search._hypergradient_kinds import EXACT
 from fastdarts.search.hypergradient import KINDS
 
@@ -49,6 +50,8 @@ class SearchConfig:
             exact one (one step each).
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         backend: a name of :func:`fastdarts.use_backend`.
+        memory: what the fused engine keeps for backward: ``fast``, ``balanced`` or ``lean``
+            (:func:`fastdarts.ops.cell`); the numbers are the same bit for bit.
         threads: CPU threads, 0 for as many as torch takes.
         save_every: epochs between checkpoints.
     """
@@ -85,6 +88,7 @@ class SearchConfig:
     check_hypergradient: tuple[int, ...] = ()
     device: str = "auto"
     backend: str = "auto"
+    memory: str = "fast"
     threads: int = 0
     save_every: int = 1
 
@@ -109,6 +113,8 @@ class SearchConfig:
             raise UserError(f"train_portion is {self.train_portion}", "a number between 0 and 1, both excluded")
         if not self.epsilon > 0.0:
             raise UserError(f"epsilon is {self.epsilon}", "a positive number", "DARTS uses 0.01")
+        if self.memory not in MEMORY:
+            raise UserError(f"memory is {self.memory!r}", f"one of {', '.join(MEMORY)}")
         if self.hypergradient not in KINDS:
             raise UserError(f"unknown hypergradient {self.hypergradient!r}", f"one of {', '.join(KINDS)}")
         if self.hypergradient.startswith("second") and not self.lr:

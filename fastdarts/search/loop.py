@@ -169,6 +169,7 @@ class SearchJob:
             in_channels=self.ends[1],
             partial=config.partial,
             edge_normalisation=config.edge_normalisation,
+            memory=config.memory,
         )
         check_batch(self.model, images, config.batch_size)
         self.model.to(self.device)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastdarts._backend import use_backend
 from fastdarts.nn import Supernet
+from fastdarts.search._hypergradient_kinds import EXACT
 from fastdarts.search.config import SearchConfig
 from fastdarts.search.hypergradient import HypergradientError, hypergradient, hypergradient_error
 from fastdarts.search.relaxation import Relaxation
@@ -81,15 +84,21 @@ class SearchStep:
 
     def check(self, train: Batch, valid: Batch, progress: float) -> HypergradientError:
         """Error of the finite-difference hypergradient against the exact one; everything stays as it was."""
-        return hypergradient_error(self.config.hypergradient, **self._problem(train, valid, progress, {}))
+        problem = self._problem(train, valid, progress, {}, exact=True)
+        return hypergradient_error(self.config.hypergradient, **problem)
 
-    def _problem(self, train: Batch, valid: Batch, progress: float, seen: dict[str, Tensor]) -> dict[str, Any]:
+    def _problem(
+        self, train: Batch, valid: Batch, progress: float, seen: dict[str, Tensor], *, exact: bool = False
+    ) -> dict[str, Any]:
         config = self.config
         # The loss that the hypergradient differentiates: what it evaluates besides is at moved weights.
         own = "train" if config.hypergradient == "one-level" else "valid"
 
         def loss(level: str, batch: Batch) -> Tensor:
-            logits = self.model(batch[0], **self.relaxation(self.model, progress))
+            # The exact kinds differentiate the training loss twice, which fused operations cannot.
+            twice = level == "train" and (exact or config.hypergradient in EXACT.values())
+            with use_backend("reference") if twice else nullcontext():
+                logits = self.model(batch[0], **self.relaxation(self.model, progress))
             value = F.cross_entropy(logits, batch[1])
             if level == own and not seen:
                 seen.update({"loss": value.detach(), "accuracy": accuracy(logits, batch[1])})

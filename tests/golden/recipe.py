@@ -6,6 +6,7 @@ peers' code and fastdarts start from the same bits everywhere.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
@@ -91,6 +92,24 @@ def digest(model: nn.Module) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
+def peer_parameters(model: nn.Module) -> dict[str, Tensor]:
+    """What a model learns apart from architecture tensors outside it, by the `state_dict`'s keys, detached.
+
+    In the peers' own models these are `named_parameters()`; fastdarts stacks them.
+    """
+    buffers = ("running_mean", "running_var", "num_batches_tracked")
+    return {key: value for key, value in model.state_dict().items() if not key.endswith(buffers)}
+
+
+@torch.no_grad()
+def peer_gradients(model: nn.Module) -> dict[str, Tensor]:
+    """The gradients of :func:`peer_parameters`, by the same names."""
+    twin = copy.deepcopy(model)
+    for theirs, ours in zip(twin.parameters(), model.parameters(), strict=True):
+        theirs.copy_(ours.grad)
+    return peer_parameters(twin)
+
+
 def search_forward(network: type[nn.Module], channels: int, dtype: torch.dtype) -> dict[str, Any]:
     """Logits, loss and every gradient of one training pass, then logits in evaluation, and the genotype."""
     model = network(channels, CLASSES, LAYERS, nn.CrossEntropyLoss()).to(dtype)
@@ -99,7 +118,7 @@ def search_forward(network: type[nn.Module], channels: int, dtype: torch.dtype) 
     images, labels = batch("forward", SIZE, BATCH, dtype)
     loss = model._loss(images, labels)
     loss.backward()
-    weights = {name: weight.grad for name, weight in model.named_parameters()}
+    weights = peer_gradients(model)
     alphas = torch.cat([alpha.grad.flatten() for alpha in model.arch_parameters()])
     statistics = _statistics(model)
     model.eval()
@@ -148,7 +167,7 @@ def search_loop(
         "first_alpha_gradient": gradients[0],
         "last_alpha_gradient": gradients[-1],
         "alphas": torch.cat([alpha.detach().flatten() for alpha in model.arch_parameters()]),
-        "weights": {name: weight.detach() for name, weight in model.named_parameters()},
+        "weights": peer_parameters(model),
         "statistics": _statistics(model),
         "batches_tracked": sorted({int(v) for k, v in model.state_dict().items() if k.endswith("batches_tracked")}),
     }
