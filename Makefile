@@ -6,13 +6,15 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 METHOD ?=
 ARGS ?=
+BENCH ?= bench
+RESULT ?= bench/results/local/benchmarks.json
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # pip's options for finding torch: without a GPU, name PyTorch's own CPU index here to download a tenth as much.
 TORCH_INDEX ?=
 
-.PHONY: search test bench clean
+.PHONY: search test bench sanitize clean
 
 search: $(VENV)/ready
 	$(BIN)/fastdarts search --random-cells 5 $(if $(METHOD),--method $(METHOD)) $(ARGS)
@@ -20,8 +22,16 @@ search: $(VENV)/ready
 test: $(VENV)/ready
 	$(BIN)/python -m pytest --cov=fastdarts $(ARGS)
 
+# On an idle machine only. One file with torch.compile beside it: make bench BENCH=bench/bench_cell.py ARGS=--compile
 bench: $(VENV)/ready
-	$(BIN)/python -m pytest bench --benchmark-only $(ARGS)
+	@mkdir -p $(dir $(RESULT))
+	$(BIN)/python -m pytest $(BENCH) -q --benchmark-only --benchmark-sort=name --benchmark-columns=median,iqr,rounds \
+		--benchmark-json=$(RESULT) $(ARGS)
+	$(BIN)/python -m bench.table $(RESULT)
+
+# The native core under AddressSanitizer and UBSan: a copy of the tree is built so and runs the op tests. Needs g++.
+sanitize: $(VENV)/ready
+	PYTHON=$(BIN)/python tests/sanitize.sh $(ARGS)
 
 # Byte-compiling every module of torch takes longer than the few that are imported need: --no-compile.
 $(VENV)/ready: pyproject.toml setup.py fastdarts/__init__.py $(shell find csrc -type f)

@@ -1,64 +1,68 @@
-"""What the reference costs: forward + backward of the supernet, and the first-order step; the figures to beat.
+"""One step of a search, both levels with their optimisers, from batch to updated alphas and weights.
 
-    python -m pytest bench/bench_search_step.py --benchmark-only --benchmark-json out.json
-
-On a GPU it takes DARTS' own sizes; on a CPU a quarter of the width, so that a round takes seconds.
+OMP_NUM_THREADS=2 python -m pytest bench/bench_search_step.py --benchmark-json out.json
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
 
-import pytest
 import torch
-import torch.nn.functional as F
 from pytest_benchmark.fixture import BenchmarkFixture
+from torch import Tensor
 
+from bench.cases import CUDA, DEVICE, MODES, Case, Problem, classified, measure
 from fastdarts.nn import Supernet
-from fastdarts.profile import kept_bytes
 from fastdarts.search import configure
 from fastdarts.search.relaxation import softmax
 from fastdarts.search.step import SearchStep
 from fastdarts.spaces import space
 
-CUDA = torch.cuda.is_available()
-DEVICE = torch.device("cuda" if CUDA else "cpu")
-SIZES = {"darts": (16, 8, 64, 1) if CUDA else (8, 3, 16, 1), "pc-darts": (16, 8, 256, 4) if CUDA else (16, 3, 32, 4)}
+
+class StepProblem(Problem):
+    """The problem whose step is one of a search; what is kept is that of one forward pass."""
+
+    def __init__(self, step: SearchStep, images: Tensor, labels: Tensor) -> None:
+        super().__init__(step.model, [images], classified(labels))
+        self.search_step, self.batch = step, (images, labels)
+
+    def step(self) -> None:
+        self.search_step(self.batch, self.batch, 0.0)
 
 
-def _timed(work: Callable[[], None]) -> Callable[[], None]:
-    def run() -> None:
-        work()
-        if CUDA:
-            torch.cuda.synchronize()
-
-    return run
-
-
-@pytest.fixture(params=SIZES)
-def step(request: pytest.FixtureRequest) -> SearchStep:
-    channels, layers, batch, partial = SIZES[request.param]
-    torch.manual_seed(0)
-    model = Supernet(space("darts"), channels=channels, layers=layers, partial=partial).to(DEVICE)
-    made = SearchStep(model, configure("darts-first", channels=channels, layers=layers), softmax)
-    made.batch = torch.randn(batch, 3, 32, 32, device=DEVICE), torch.arange(batch, device=DEVICE) % 10
-    return made
+def build(method: str, channels: int, layers: int, batch: int, side: int, partial: int = 1) -> Problem:
+    in_channels = 1 if side == 8 else 3
+    model = Supernet(space("darts"), channels=channels, layers=layers, partial=partial, in_channels=in_channels).to(
+        DEVICE
+    )
+    step = SearchStep(model, configure(method, channels=channels, layers=layers), softmax)
+    images = torch.randn(batch, in_channels, side, side, device=DEVICE)
+    return StepProblem(step, images, torch.arange(batch, device=DEVICE) % 10)
 
 
-def bench_forward_backward(step: SearchStep, benchmark: BenchmarkFixture) -> None:
-    x, y = step.batch
+# The targets are those of `make search`, which is made of the first case's steps.
+CASES = [
+    Case(
+        "digits, first-order step",
+        functools.partial(build, "darts-first", 8, 3, 64, 8),
+        rounds=3,
+        targets={"time": (2.5,)},
+    ),
+    Case("DARTS, first-order step", functools.partial(build, "darts-first", 16, 8, 64 if CUDA else 16, 32), rounds=1),
+    Case(
+        "DARTS, second-order step",
+        functools.partial(build, "darts-second", 16, 8, 64 if CUDA else 16, 32),
+        rounds=1,
+        modes=MODES[:1],
+    ),
+    Case(
+        "PC-DARTS, first-order step",
+        functools.partial(build, "pc-darts", 16, 8, 256 if CUDA else 32, 32, 4),
+        rounds=1,
+        modes=MODES[:1],
+    ),
+]
 
-    def work() -> None:
-        torch.autograd.grad(F.cross_entropy(step.model(x), y), [*step.weights, *step.alphas])
 
-    given = [*step.weights, *step.alphas, *step.batch]
-    benchmark.extra_info["kept_bytes"] = kept_bytes(lambda: F.cross_entropy(step.model(x), y), given)
-    benchmark.pedantic(_timed(work), rounds=5, warmup_rounds=1)
-
-
-def bench_first_order_step(step: SearchStep, benchmark: BenchmarkFixture) -> None:
-    if CUDA:
-        torch.cuda.reset_peak_memory_stats()
-    benchmark.pedantic(_timed(lambda: step(step.batch, step.batch, 0.0)), rounds=5, warmup_rounds=1)
-    if CUDA:
-        benchmark.extra_info["peak_bytes"] = torch.cuda.max_memory_allocated()
+def bench_search_step(benchmark: BenchmarkFixture, case: Case, repeat: int, contender: str) -> None:
+    measure(benchmark, case, repeat, contender)

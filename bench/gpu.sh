@@ -26,13 +26,5 @@ nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null || 
 for name in build doctor tests sanitizer benchmarks; do
     printf '%-12s %s\n' "$name" "${result[$name]}"
 done
-"$python" - "$out/benchmarks.json" <<'PYTHON'
-import json, pathlib, sys
-path = pathlib.Path(sys.argv[1])
-if path.exists() and path.stat().st_size:
-    for each in json.loads(path.read_text())["benchmarks"]:
-        peak = each["extra_info"].get("peak_bytes")
-        memory = f"  peak {peak / 2**20:.0f} MiB" if peak else ""
-        print(f"{each['name']:<48} median {1e3 * each['stats']['median']:10.3f} ms{memory}")
-PYTHON
+[[ -s $out/benchmarks.json ]] && "$python" -m bench.table "$out/benchmarks.json"
 ! printf '%s\n' "${result[@]}" | grep -q FAILED
