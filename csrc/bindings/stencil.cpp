@@ -97,14 +97,15 @@ void backward(std::int64_t count, std::int64_t channels, const std::vector<Sourc
               std::int64_t beta, std::int64_t gamma, std::int64_t sums, std::int64_t products, bool weights, bool add,
               std::int64_t scratch, std::int64_t bytes, int threads) {
     Call<T> call(count, channels, sources, convs, threads);
-    for (const StencilSource& source : call.sources) require(source.x && source.dx, "stencil: x or dx is a null pointer");
+    for (const StencilSource& source : call.sources)
+        require(source.x && source.dx, "stencil: x or dx is a null pointer");
     for (const StencilConv& conv : call.convs) {
         require(conv.depthwise && conv.pointwise && conv.g, "stencil: weights or g are a null pointer");
         require(!weights || (conv.ddepthwise && conv.dpointwise), "stencil: a weight gradient is a null pointer");
     }
     Stencil& stencil = call.stencil;
     call.normalised(mean, rstd);
-    require(mean == 0 || (sums != 0 && products != 0 && !add), "stencil: sums are a null pointer, or dx would be added");
+    require(mean == 0 || (sums != 0 && products != 0 && !add), "stencil: sums are a null pointer, or dx is added to");
     stencil.alpha = maybe<const double>(alpha, "alpha");
     stencil.beta = maybe<const double>(beta, "beta");
     stencil.gamma = maybe<const double>(gamma, "gamma");

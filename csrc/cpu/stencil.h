@@ -3,21 +3,21 @@
 //
 // The story of csrc/cpu/simd/stencil*:
 //   tile       Maps are channels last, so a vector holds the channels of one pixel; where there are fewer channels than
-//              lanes, it holds the same pixel of several images side by side (a group). A source's group is copied once,
-//              with its ReLU applied and zeros around it, into a tile in the L2 cache: from there on every load is
-//              aligned and no window has a special case at the border.
+//              lanes, it holds the same pixel of several images side by side (a group). A source's group is copied
+//              once, with its ReLU applied and zeros around it, into a tile in the L2 cache: from there on every load
+//              is aligned and no window has a special case at the border.
 //   correlate  A stencil is a grid of taps on a tile. A row of it is computed for a block of neighbouring pixels in
-//              registers, and each vector loaded serves all the taps of a kernel row. The transposed stencil is the same
-//              with the taps turned round; at stride 2 each parity of the pixels has its own, smaller grid.
+//              registers, and each vector loaded serves all the taps of a kernel row. The transposed stencil is the
+//              same with the taps turned round; at stride 2 each parity of the pixels has its own, smaller grid.
 //   pointwise  The depthwise output is consumed a few rows at a time, while it is in the L1 cache, and never written.
 //   taps       The gradient of the stencil's weights, the same loops with the accumulators on the taps.
 //   forward    A task is one source and one group of images; it writes its own outputs and the moments of its own.
 //   backward   A task is one source and one slot of groups. It forms dy from the gradient, dz from dy, adds up the
 //              transposed stencils of all the source's convolutions in a tile and masks the sum; weight gradients are
 //              summed over the slot's groups in their order.
-// Results depend on no thread: partial sums lie in slots whose number and order follow from the shapes, and are combined
-// in that order. Moments are centred throughout: each few rows about their own first pixel, then by Chan's rule in
-// float64 (Chan, Golub and LeVeque 1979).
+// Results depend on no thread: partial sums lie in slots whose number and order follow from the shapes, and are
+// combined in that order. Moments are centred throughout: each few rows about their own first pixel, then by Chan's rule
+// in float64 (Chan, Golub and LeVeque 1979).
 #pragma once
 
 #include <cstdint>

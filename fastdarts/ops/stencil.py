@@ -171,7 +171,7 @@ class _Given:
         return cls(sources, convs, depthwise, pointwise, mean, rstd)
 
     def fused(self) -> bool:
-        return self.sources[0].device.type == "cpu" and backend_for("stencil", "cpu") == "cpu"
+        return backend_for("stencil", self.sources[0].device.type) == "cpu"
 
     def arguments(self) -> tuple[list[Tensor], list[Conv], list[Tensor], list[Tensor]]:
         return self.sources, self.convs, self.depthwise, self.pointwise
@@ -197,18 +197,18 @@ def _fake(*arguments: Any) -> tuple[list[Tensor], Tensor, Tensor]:
 def _forward(*arguments: Any) -> tuple[list[Tensor], Tensor, Tensor]:
     given = _Given.of(*arguments)
     if not given.fused():
-        ys, mean, var = _reference(*given.arguments(), mean=given.mean, rstd=given.rstd)
-        return [maps.as_maps(y) for y in ys], mean, var
+        ys, y_mean, y_var = _reference(*given.arguments(), mean=given.mean, rstd=given.rstd)
+        return [maps.as_maps(y) for y in ys], y_mean, y_var
     sources, mean, rstd = given.as_launched()
-    ys, y_mean, y_var = forward(sources, *given.arguments()[1:], mean=mean, rstd=rstd)
-    assert y_mean is not None and y_var is not None  # moments were asked
-    return ys, y_mean, y_var
+    ys, *moments = forward(sources, *given.arguments()[1:], mean=mean, rstd=rstd)
+    assert moments[0] is not None and moments[1] is not None  # they were asked
+    return ys, moments[0], moments[1]
 
 
 @torch.library.register_fake(_BACKWARD)
 def _backward_fake(*arguments: Any) -> tuple[list[Tensor], list[Tensor], list[Tensor], Tensor, Tensor]:
     *first, gradients, mean, rstd, weights = arguments
-    given = _Given.of(*first, mean, rstd)
+    given = _Given.of(*(*first, mean, rstd))
     _check_gradients(given.sources, given.convs, gradients)
     x = given.sources[0]
     out = [maps.empty_maps(*source.shape, like=source) for source in given.sources]
@@ -225,11 +225,11 @@ def _backward_fake(*arguments: Any) -> tuple[list[Tensor], list[Tensor], list[Te
 @torch.library.impl(_BACKWARD, ("cpu", "cuda"))
 def _backward(*arguments: Any) -> tuple[list[Tensor], list[Tensor], list[Tensor], Tensor, Tensor]:
     *first, gradients, mean, rstd, weights = arguments
-    given = _Given.of(*first, mean, rstd)
+    given = _Given.of(*(*first, mean, rstd))
     _check_gradients(given.sources, given.convs, gradients)
     if not given.fused():
-        out, *rest = _reference_backward(*given.arguments(), gradients, mean=mean, rstd=rstd, weights=weights)
-        return [maps.as_maps(g) for g in out], *rest
+        found = _reference_backward(*given.arguments(), gradients, mean=mean, rstd=rstd, weights=weights)
+        return [maps.as_maps(g) for g in found[0]], *found[1:]
     sources, mean, rstd = given.as_launched()
     shape = (len(given.convs), sources[0].shape[1])
     one, zero = torch.ones(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64)

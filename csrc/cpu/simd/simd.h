@@ -45,7 +45,7 @@ FASTDARTS_INLINE Vec<A> broadcast(A value) {
     return value - Vec<A>{};  // x - 0 is x for every x, -0 and NaN included
 }
 
-// The bits of bfloat16 in each 32: to widen them, and of a float rounded to the nearest, ties to even, in the upper half.
+// bfloat16 as bits: widened to a float, and a float rounded to the nearest, ties to even, in the upper half of its 32.
 typedef std::uint16_t HalfBits __attribute__((vector_size(kVectorBytes / 2)));
 typedef std::uint32_t FullBits __attribute__((vector_size(kVectorBytes)));
 

@@ -128,7 +128,7 @@ void correlate_turned(const Tile<A>& dz, const StencilConv& conv, const StencilS
 }
 
 // The coefficients of dy = alpha g + beta y + gamma as alpha g + (beta (y - near) + rest), where beta near = -gamma as
-// nearly as the arithmetic type can: with |mean| / std of y large, beta y and gamma cancel, and their roundings would not.
+// nearly as the arithmetic type can: with |mean| / std of y large, beta y and gamma cancel, their roundings do not.
 template <typename A>
 void spread_mix(const Stencil& p, std::int64_t i, const Lanes& lanes, std::int64_t images, A* to) {
     A *alpha = to, *beta = alpha + lanes.width, *near = beta + lanes.width, *rest = near + lanes.width;

@@ -69,8 +69,8 @@ void correlate_rows(const A* in, std::int64_t pitch, std::int64_t rows, const A*
     }
 }
 
-// Applies block v of a grid; in: the input under tap (0, 0) of output (0, 0). Kernels of side 1, 3, 5 and 7 at strides 1
-// and 2 and dilations 1 and 2 have these numbers of taps in a row, and their transposes at stride 2 the even ones too.
+// Applies block v of a grid; in: the input under tap (0, 0) of output (0, 0). Kernels of side 1, 3, 5 and 7 at strides
+// 1 and 2 and dilations 1 and 2 have these numbers of taps in a row, their transposes at stride 2 the even ones too.
 template <typename A>
 void correlate(const A* in, std::int64_t pitch, const Grid<A>& grid, std::int64_t v, const Plane<A>& out) {
     const A* weights = grid.weights + v * grid.rows * grid.columns * kLanes<A>;
@@ -101,8 +101,8 @@ void correlate(const A* in, std::int64_t pitch, const Grid<A>& grid, std::int64_
 
 // Which taps of a transposed stencil at stride S reach the pixels of parity q, along one side. Output o of the stencil
 // reads input S o + D t - pad under tap t, so input S m + q hears, through tap t, output m + (q + pad - D t) / S where
-// that is whole: `count` outputs, `spacing` apart, from m + `first` on, the first heard through tap `tap`, each next one
-// through the tap `step` before.
+// that is whole: `count` outputs, `spacing` apart, from m + `first` on, the first heard through tap `tap`, each next
+// one through the tap `step` before.
 struct Parity {
     std::int64_t count, first, spacing, tap, step;
 };
