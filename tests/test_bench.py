@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -180,7 +181,9 @@ def test_a_benchmark_runs_as_its_heading_says(tmp_path: Path) -> None:
     out = tmp_path / "out.json"
     command = [sys.executable, "-m", "pytest", "bench/bench_mixed_op.py", "-q", "-p", "no:cacheprovider", "-k", "eager"]
     command += ["--repeats", "1", "--benchmark-json", str(out)]
-    subprocess.run(command, cwd=root, check=True, capture_output=True, text=True)
+    # One thread: two that spin at OpenMP's barriers take minutes beside another process.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run(command, cwd=root, check=True, capture_output=True, text=True, env=environment)
     rows = table.rows_of([json.loads(out.read_text(encoding="utf-8"))])
     assert [(row.case, row.contender) for row in rows] == [(case.name, "eager") for case in bench_mixed_op.CASES]
     assert "MixedOp, stride 2" in table.markdown([json.loads(out.read_text(encoding="utf-8"))])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -36,12 +37,26 @@ def magnitudes(case: Case, inputs: Inputs) -> dict[str, float]:
     return {key: float(value.abs().max()) for key, value in found.items()}
 
 
+@contextmanager
+def without_onednn() -> Iterator[None]:
+    """oneDNN's bfloat16 gradient of a strided depthwise kernel is at times infinite, which would allow anything."""
+    # Not torch.backends.mkldnn.flags, which sets TF32 too and warns that there is none.
+    before = torch.backends.mkldnn.set_flags(False)
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.set_flags(before[0])
+
+
 def assert_parity(case: Case) -> None:
     inputs = draw(case)
     exact = evaluate(reference, case, inputs, torch.float64)
-    eager = evaluate(reference, case, inputs, case.dtype)
+    with without_onednn():
+        eager = evaluate(reference, case, inputs, case.dtype)
     got = evaluate(op.stencil, case, inputs, case.dtype)
-    terms = magnitudes(case, inputs)
+    # In float64 the reference is held to its own errors: it rounds several times too.
+    slack = 4 if case.dtype == torch.float64 else 1
+    terms = {key: slack * scale for key, scale in magnitudes(case, inputs).items()}
     for key in exact:
         assert_within(key, got[key], eager[key], exact[key], terms=terms[key])
 
