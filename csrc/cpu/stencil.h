@@ -16,8 +16,8 @@
 //              transposed stencils of all the source's convolutions in a tile and masks the sum; weight gradients are
 //              summed over the slot's groups in their order.
 // Results depend on no thread: partial sums lie in slots whose number and order follow from the shapes, and are
-// combined in that order. Moments are centred throughout: each few rows about their own first pixel, then by Chan's rule
-// in float64 (Chan, Golub and LeVeque 1979).
+// combined in that order. Moments are centred throughout: each few rows about their own mean, then by Chan's rule in
+// float64 (Chan, Golub and LeVeque 1979).
 #pragma once
 
 #include <cstdint>

@@ -8,6 +8,7 @@
 
 namespace fastdarts {
 namespace FASTDARTS_ISA {
+namespace {
 
 template <typename A>
 FASTDARTS_INLINE Vec<A> later_if_larger(Vec<A> first, Vec<A> later) {
@@ -204,5 +205,6 @@ FASTDARTS_INLINE void each_bypass(const Source<T>& source, const Tile& tile, int
     }
 }
 
+}  // namespace
 }  // namespace FASTDARTS_ISA
 }  // namespace fastdarts

@@ -6,6 +6,20 @@ namespace fastdarts {
 namespace FASTDARTS_ISA {
 namespace {
 
+// total += v, lane by lane, in float64.
+template <typename A>
+FASTDARTS_INLINE void add_wide(Vec<double> (&total)[2], Vec<A> v) {
+    if constexpr (sizeof(A) == sizeof(double)) {
+        total[0] += v;
+    } else {
+        typedef A Half __attribute__((vector_size(kVectorBytes / 2)));
+        Half half[2];
+        std::memcpy(half, &v, sizeof v);
+        total[0] += __builtin_convertvector(half[0], Vec<double>);
+        total[1] += __builtin_convertvector(half[1], Vec<double>);
+    }
+}
+
 template <typename T>
 struct Reduce {
     using A = Arithmetic<T>;
@@ -112,25 +126,19 @@ struct Reduce {
     }
 
     void add_bypass(const Tile& tile, int64_t e, Buffers& b) const {
-        Vec<A> row_sum{};
-        int64_t in_row = 0;
-        const auto flush = [&] {
-            for (int lane = 0; lane < kLanes<A>; ++lane) b.bypass[e] += static_cast<double>(row_sum[lane]);
-            row_sum = Vec<A>{};
-            in_row = 0;
-        };
+        // One number of a whole map: in float64 from the start, where a lane's float sum would cost it some bits.
+        Vec<double> total[2] = {};
         const Source<T> source(p.edges[e]);
         each_bypass(source, tile, tiling.width, [&](int64_t pixel, int64_t from, bool right, bool down) {
             const A* g = b.rest + pixel * tiling.rest_pixel;
             const T* x = source.x + from * source.pixel + tiling.mixed;
             const auto add = [&](int64_t i, int n) __attribute__((always_inline)) {
-                row_sum += load_part<A>(g + i, n) * bypass_value<A>(source, x + i, right, down, n);
+                add_wide<A>(total, load_part<A>(g + i, n) * bypass_value<A>(source, x + i, right, down, n));
             };
             FASTDARTS_VECTORS(tiling.rest, add)
-            in_row += divide_up(tiling.rest, kLanes<A>);
-            if (in_row >= kBlock) flush();
         });
-        flush();
+        total[0] += total[1];
+        for (int lane = 0; lane < kLanes<double>; ++lane) b.bypass[e] += total[0][lane];
     }
 
     void run(int64_t slot, Buffers& b) const {

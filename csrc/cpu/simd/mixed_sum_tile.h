@@ -16,6 +16,7 @@
 
 namespace fastdarts {
 namespace FASTDARTS_ISA {
+namespace {
 
 using std::int64_t;
 
@@ -324,5 +325,6 @@ FASTDARTS_INLINE void fold(const double* sums, int64_t mixed, int64_t period, do
         for (int64_t c = 0; c < mixed; ++c) out[c] += sums[start + c];
 }
 
+}  // namespace
 }  // namespace FASTDARTS_ISA
 }  // namespace fastdarts

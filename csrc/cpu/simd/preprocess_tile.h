@@ -11,6 +11,7 @@
 
 namespace fastdarts {
 namespace FASTDARTS_ISA {
+namespace {
 
 using preprocess::kBlock;
 using preprocess::kPixels;
@@ -178,5 +179,6 @@ static inline void pack_planes(const T* x, int count, std::int64_t channel_step,
     }
 }
 
+}  // namespace
 }  // namespace FASTDARTS_ISA
 }  // namespace fastdarts

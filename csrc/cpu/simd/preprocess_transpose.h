@@ -5,6 +5,7 @@
 
 namespace fastdarts {
 namespace FASTDARTS_ISA {
+namespace {
 
 template <int BYTES>
 struct IndexOf;
@@ -66,5 +67,6 @@ static inline void transpose_pixels(const A* blocks, int count, std::int64_t cha
     }
 }
 
+}  // namespace
 }  // namespace FASTDARTS_ISA
 }  // namespace fastdarts
