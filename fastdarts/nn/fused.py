@@ -17,11 +17,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fastdarts._backend import backend_for
 from fastdarts.errors import UserError
 from fastdarts.nn.operations import FactorizedReduce, ReLUConvBN
 from fastdarts.nn.stack import Stack
 from fastdarts.ops.cell import cell as fused_cell
+from fastdarts.ops.cell import on_reference
 from fastdarts.ops.maps import is_maps
 from fastdarts.ops.preprocess import preprocess as fused_preprocess
 from fastdarts.plan import MEMORY, CellPlan, Norm, Parameter
@@ -137,7 +137,7 @@ class Engine:
             edges: the candidates of each edge as they are now.
             reason: what the caller has found already.
         """
-        if not _chosen(x.device.type):
+        if on_reference(x.device.type):
             return True
         reason = reason or self.why or self._changed(edges)
         if not reason and _stored(x) not in _DTYPES:
@@ -306,18 +306,17 @@ def as_laid_out(y: Tensor, x: Tensor) -> Tensor:
 
 def laid_out(x: Tensor) -> Tensor:
     """x in the memory format in which the cells exchange maps without copies: channels_last where the engine runs."""
-    if not isinstance(x, Tensor) or x.ndim != 4 or not _chosen(x.device.type) or (is_maps(x) and not x.is_contiguous()):
+    if (
+        not isinstance(x, Tensor)
+        or x.ndim != 4
+        or on_reference(x.device.type)
+        or (is_maps(x) and not x.is_contiguous())
+    ):
         return x
     return x.contiguous(memory_format=torch.channels_last)
 
 
-# torch.compile asks once and takes the answer as a constant: neither a context variable nor a log can be traced.
-@torch.compiler.assume_constant_result
-def _chosen(device: str) -> bool:
-    # Tensors without data go the way of those on the CPU: what would be allocated can then be counted.
-    return backend_for("cell", "cpu" if device == "meta" else device) != "reference"
-
-
+# torch.compile asks once and takes the answer as a constant: neither a cache nor a log can be traced.
 @torch.compiler.assume_constant_result
 @functools.lru_cache(maxsize=1024)
 def _route(whole: str, active: tuple[tuple[int, ...], ...] | None) -> Route:

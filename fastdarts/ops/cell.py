@@ -18,7 +18,7 @@ from fastdarts.ops._cell_layout import Layout, layout
 from fastdarts.plan import MEMORY, CellPlan, kept_rows
 from fastdarts.reference.cell import cell as _reference
 
-__all__ = ["cell"]
+__all__ = ["cell", "on_reference"]
 
 _NAME = "fastdarts::cell"
 _BACKWARD = "fastdarts::cell_backward"
@@ -95,7 +95,7 @@ def cell(
     """
     arguments = (list(sources), weights, bypass, list(parameters), list(noise), mean, var)
     check_tensors(*arguments)
-    if _on_reference(sources[0].device.type):
+    if on_reference(sources[0].device.type):
         check(*arguments, plan, memory)
         return _reference(sources, weights, parameters, plan, bypass=bypass, noise=noise, mean=mean, var=var, eps=eps)
     if memory in MEMORY and not _any_gradient(*sources, *parameters, weights, bypass):
@@ -111,7 +111,8 @@ def _any_gradient(*tensors: Tensor | None) -> bool:
 
 # torch.compile asks once and takes the answer as a constant: neither a context variable nor a cache can be traced.
 @torch.compiler.assume_constant_result
-def _on_reference(device: str) -> bool:
+def on_reference(device: str) -> bool:
+    """Whether cells on a device of this type are computed in plain torch, by the backend in force."""
     # Tensors without data go the way of those on the CPU: what would be allocated can then be counted.
     return backend_for("cell", "cpu" if device == "meta" else device) == "reference"
 
