@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterator
 
@@ -11,6 +12,10 @@ import torch
 from hypothesis import settings
 
 from fastdarts import _backend
+
+# Triton decides when a kernel is defined: without a GPU this whole process interprets them.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 settings.register_profile("fastdarts", derandomize=True, deadline=None, max_examples=50)
 settings.load_profile("fastdarts")
@@ -59,4 +64,13 @@ def poisoned_memory() -> Iterator[None]:
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request: pytest.FixtureRequest) -> torch.device:
+    return torch.device(request.param)
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def triton_device(request: pytest.FixtureRequest) -> torch.device:
+    """Where Triton kernels run: interpreted on the CPU in a process without a GPU, compiled on the GPU in one with."""
+    pytest.importorskip("triton")
+    if request.param == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+        pytest.skip("kernels are compiled for the GPU in this process, not interpreted: see the same test on cuda")
     return torch.device(request.param)

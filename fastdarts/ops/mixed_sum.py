@@ -1,6 +1,6 @@
 """A node: all candidates of all incoming edges, batch norms applied on the fly, summed in one pass over them.
 
-The launchers of the kernels are in `_mixed_sum_kernels.py`; here is the library op that anyone can call, with autograd.
+The launchers of the kernels are in `_mixed_sum_cpu.py`; here is the library op that anyone can call, with autograd.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 from fastdarts._backend import backend_for
 from fastdarts.errors import UserError
 from fastdarts.ops import maps
-from fastdarts.ops._mixed_sum_kernels import Edge, Reduced, backward, forward, pool_moments, reduce
+from fastdarts.ops._mixed_sum_cpu import Edge, Reduced, backward, forward, pool_moments, reduce
 from fastdarts.reference.mixed_sum import node_sum as _reference
 
 __all__ = ["Edge", "Reduced", "backward", "forward", "mixed_sum", "pool_moments", "reduce"]

@@ -11,7 +11,7 @@ from torch import Tensor
 from fastdarts._backend import backend_for
 from fastdarts.errors import UserError
 from fastdarts.ops import maps
-from fastdarts.ops._preprocess import backward, empty_as, forward, maps_out, normalise_, outputs_of, reduce, statistics
+from fastdarts.ops._preprocess_cpu import backward, empty_as, forward, maps_out, normalise_, outputs_of, reduce, statistics
 from fastdarts.reference.preprocess import preprocess as _reference
 
 __all__ = ["backward", "forward", "normalise_", "preprocess", "reduce"]

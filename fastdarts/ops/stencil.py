@@ -12,7 +12,7 @@ from torch import Tensor
 from fastdarts._backend import backend_for
 from fastdarts.errors import UserError
 from fastdarts.ops import maps
-from fastdarts.ops._stencil import backward, empty_ys, forward
+from fastdarts.ops._stencil_cpu import backward, empty_ys, forward
 from fastdarts.reference.stencil import Conv
 from fastdarts.reference.stencil import stencil as _reference
 from fastdarts.reference.stencil import stencil_backward as _reference_backward

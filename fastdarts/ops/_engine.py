@@ -1,0 +1,54 @@
+"""The launchers of each backend: one module an op, the same functions with the same arguments in all of them."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from dataclasses import dataclass
+from types import ModuleType
+
+import torch
+
+
+__all__ = ["Engine", "engine", "launchers", "tf32_allowed"]
+
+_TRITON = {op: f"_{op}_triton" for op in ("stencil", "mixed_sum", "preprocess", "coefficients")}
+_MODULES = {
+    "cpu": {op: f"_{op}_cpu" for op in _TRITON},
+    "triton": _TRITON,
+    # CUDA C++ for what register blocking decides, Triton for what only moves bytes.
+    "cuda": _TRITON | {"stencil": "_stencil_cuda"},
+}
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What computes a cell: modules of launchers.
+
+    Args:
+        stencil: `forward`, `backward`.
+        mixed_sum: `forward`, `reduce`, `backward`, `pool_moments`.
+        preprocess: `forward`, `normalise_`, `reduce`, `backward`.
+        coefficients: `rows`, `mixing`, `gradient`.
+    """
+
+    stencil: ModuleType
+    mixed_sum: ModuleType
+    preprocess: ModuleType
+    coefficients: ModuleType
+
+
+def engine(backend: str) -> Engine:
+    """The launchers of a backend that is not `reference`."""
+    return Engine(**{op: launchers(op, backend) for op in _TRITON})
+
+
+@functools.cache
+def launchers(op: str, backend: str) -> ModuleType:
+    """The module of launchers of an op; imported only now, so that triton is optional."""
+    return importlib.import_module(f"fastdarts.ops.{_MODULES[backend][op]}")
+
+
+def tf32_allowed() -> bool:
+    """Whether matrix products of float32 may round their factors to TF32: torch's own switch, off unless set."""
+    return bool(torch.backends.cuda.matmul.allow_tf32)
