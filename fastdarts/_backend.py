@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.util
 import logging
+import os
 import threading
 import weakref
 from contextvars import ContextVar, Token
@@ -26,8 +28,8 @@ __all__ = [
 ]
 
 NAMES = ("auto", "reference", "cpu", "triton", "cuda")
-_OPS = ("augment", "stencil", "mixed_sum", "preprocess", "cell")
-_DEVICES = {"cpu": "cpu", "triton": "cuda", "cuda": "cuda"}
+_OPS = ("augment", "stencil", "mixed_sum", "preprocess", "cell", "optim")
+_HOMES = {"cpu": "cpu", "triton": "cuda", "cuda": "cuda"}
 _PREFERENCE = ("cuda", "triton", "cpu", "reference")
 _LOG = logging.getLogger("fastdarts")
 _LOCK = threading.Lock()
@@ -82,23 +84,63 @@ def native_failure() -> str:
     return "" if module is not None else reason
 
 
+@dataclass(frozen=True)
+class _Gpu:
+    """What a GPU backend needs besides the native core.
+
+    Args:
+        device: why torch has no GPU that the kernels run on; "" where it has one.
+        triton: why triton cannot be used; "" where it can.
+        interpreted: whether triton interprets its kernels, on the CPU: what TRITON_INTERPRET=1 asks of it.
+    """
+
+    device: str
+    triton: str
+    interpreted: bool
+
+
+@functools.cache
+def _gpu() -> _Gpu:
+    torch = importlib.import_module("torch")
+    device = ""
+    if not torch.cuda.is_available():
+        device = "torch sees no GPU"
+    elif torch.cuda.get_device_capability() < (8, 0):
+        device = f"{torch.cuda.get_device_name()} is older than compute capability 8.0"
+    found = importlib.util.find_spec("triton") is not None
+    triton = "" if found else "triton is not installed; on Linux: pip install 'fastdarts[triton]'"
+    return _Gpu(device, triton, found and os.environ.get("TRITON_INTERPRET") == "1")
+
+
 def backends() -> dict[str, Backend]:
     """Every backend by name, live or not.
+
+    `triton` has a kernel for every op; `cuda` takes the ones in CUDA C++ where there are any, and Triton's else. With
+    TRITON_INTERPRET=1 in the environment `triton` runs on the CPU, slowly, where it is chosen: to check kernels.
 
     Returns:
         name -> Backend, in the order `auto` prefers from last to first: `reference`, `cpu`, `triton`, `cuda`.
     """
-    return _table(_load_native())
+    return _table(_load_native(), _gpu())
 
 
-def _table(loaded: tuple[ModuleType | None, str]) -> dict[str, Backend]:
+def _table(loaded: tuple[ModuleType | None, str], gpu: _Gpu) -> dict[str, Backend]:
     module, reason = loaded
-    missing = "not implemented in this version of fastdarts"
+    triton = "" if gpu.interpreted else gpu.triton or gpu.device
+    if gpu.interpreted:
+        compiled = "kernels are interpreted on the CPU: TRITON_INTERPRET=1"
+    elif module is None:
+        compiled = reason
+    elif not hasattr(module, "cuda_stencil_forward_float32"):
+        compiled = "fastdarts._C was built without CUDA; reinstall where nvcc is on the PATH"
+    else:
+        compiled = triton
+    said = "Triton, interpreted on the CPU: slow, to check kernels" if gpu.interpreted else "Triton"
     return {
         "reference": Backend("reference", True, "plain torch, any device", _OPS),
         "cpu": Backend("cpu", module is not None, reason, () if module is None else tuple(module.ops)),
-        "triton": Backend("triton", False, missing, ()),
-        "cuda": Backend("cuda", False, missing, ()),
+        "triton": Backend("triton", not triton, triton or said, () if triton else _OPS),
+        "cuda": Backend("cuda", not compiled, compiled or "CUDA C++, and Triton", () if compiled else _OPS),
     }
 
 
@@ -187,7 +229,8 @@ def backend_for(op: str, device: str) -> str:
 
     Args:
         op: the op's one word, for example `augment`.
-        device: the tensors' device type, `cpu` or `cuda`.
+        device: the tensors' device type, `cpu`, `cuda`, or `meta`: tensors without data go the way of those on the
+            CPU, or on the chosen backend's own device, so that what would be allocated can be counted.
 
     Returns:
         The name of a live backend that implements the op on that device.
@@ -195,27 +238,37 @@ def backend_for(op: str, device: str) -> str:
     Raises:
         BackendError: an explicit choice does not implement the op or does not run on that device.
     """
-    return _resolve(_chosen(), op, device, _load_native())
+    return _resolve(_chosen(), op, device, _load_native(), _gpu())
 
 
 @functools.cache  # every op asks at every call; and so each choice is logged once
-def _resolve(chosen: str, op: str, device: str, loaded: tuple[ModuleType | None, str]) -> str:
-    table = _table(loaded)
+def _resolve(chosen: str, op: str, device: str, loaded: tuple[ModuleType | None, str], gpu: _Gpu) -> str:
+    table = _table(loaded, gpu)
+    if device == "meta":
+        device = _home(chosen, gpu) or "cpu"
     if chosen != "auto":
-        _require_suited(table[chosen], op, device)
+        _require_suited(table[chosen], op, device, gpu)
         _LOG.info("%s on %s: backend %s, as chosen", op, device, chosen)
         return chosen
-    suited = (table[name] for name in _PREFERENCE if _DEVICES.get(name, device) == device)
+    # An interpreted one runs where it is chosen, and nowhere else.
+    homes = {**_HOMES, "triton": "nowhere"} if gpu.interpreted else _HOMES
+    suited = (table[name] for name in _PREFERENCE if homes.get(name, device) == device)
     backend = next(backend for backend in suited if backend.live and op in backend.ops)
-    # A host without its native core is slower than it need be, which must be seen without configuring logging.
-    slower = backend.name == "reference" and device == "cpu"
-    why = table["cpu"].reason if slower else backend.reason
+    # A machine without its kernels is slower than it need be, which must be seen without configuring logging.
+    best = table["cpu" if device == "cpu" else "cuda" if table["triton"].live else "triton"]
+    slower = backend.name in ("reference", "triton") and not best.live
+    why = best.reason if slower else backend.reason
     _LOG.log(logging.WARNING if slower else logging.INFO, "%s on %s: backend %s (%s)", op, device, backend.name, why)
     return backend.name
 
 
-def _require_suited(backend: Backend, op: str, device: str) -> None:
-    name, home = backend.name, _DEVICES.get(backend.name, device)
+def _home(name: str, gpu: _Gpu) -> str:
+    """The type of the device that a chosen backend runs on; "" for any."""
+    return "cpu" if name == "triton" and gpu.interpreted else _HOMES.get(name, "")
+
+
+def _require_suited(backend: Backend, op: str, device: str, gpu: _Gpu) -> None:
+    name, home = backend.name, _home(backend.name, gpu) or device
     if op not in backend.ops:
         raise BackendError(f"backend {name!r} has no {op}; it has {', '.join(backend.ops)}; use_backend('auto')")
     if home != device:

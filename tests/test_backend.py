@@ -7,7 +7,8 @@ import logging
 import sys
 import threading
 from collections.abc import Iterator
-from types import SimpleNamespace
+from dataclasses import replace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -120,10 +121,65 @@ def test_an_unknown_name_is_refused() -> None:
     assert current_backend() == "cpu"
 
 
+NONE = _backend._Gpu("torch sees no GPU", "", interpreted=False)
+GPU = _backend._Gpu("", "", interpreted=False)
+
+
+def _core(**names: object) -> ModuleType:
+    core = ModuleType("core")
+    vars(core).update({"ops": ("augment", "cell")} | names)
+    return core
+
+
+@pytest.mark.usefixtures("unsaid")
 @pytest.mark.parametrize("name", ["triton", "cuda"])
-def test_a_backend_that_is_not_live_says_why(name: str) -> None:
-    with pytest.raises(RuntimeError, match=f"'{name}' is not live: not implemented.*live here: reference, cpu"):
+def test_a_backend_that_is_not_live_says_why(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_backend, "_gpu", lambda: NONE)
+    monkeypatch.setattr(_backend, "_load_native", lambda: (_core(cuda_stencil_forward_float32=None), "built"))
+    with pytest.raises(RuntimeError, match=f"'{name}' is not live: torch sees no GPU; live here: reference, cpu"):
         use_backend(name)
+
+
+BUILT = _core(cuda_stencil_forward_float32=None)
+
+
+@pytest.mark.parametrize(
+    ("core", "gpu", "live", "said"),
+    [
+        (BUILT, GPU, ["reference", "cpu", "triton", "cuda"], "CUDA C++, and Triton"),
+        (_core(), GPU, ["reference", "cpu", "triton"], "built without CUDA; reinstall where nvcc"),
+        (None, GPU, ["reference", "triton"], "no compiler"),
+        (BUILT, replace(GPU, triton="pip install triton"), ["reference", "cpu"], "pip install triton"),
+        (BUILT, replace(NONE, interpreted=True), ["reference", "cpu", "triton"], "interpreted on the CPU"),
+    ],
+)
+def test_what_a_gpu_backend_needs(core: ModuleType | None, gpu: _backend._Gpu, live: list[str], said: str) -> None:
+    table = _backend._table((core, "no compiler"), gpu)
+    assert [name for name, backend in table.items() if backend.live] == live
+    assert said in table["cuda"].reason
+    assert all(backend.ops for backend in table.values() if backend.live)
+
+
+@pytest.mark.usefixtures("unsaid")
+def test_on_a_gpu_the_fastest_live_backend_is_taken(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(_backend, "_gpu", lambda: GPU)
+    for names, chosen, level in (({"cuda_stencil_forward_float32": None}, "cuda", "INFO"), ({}, "triton", "WARNING")):
+        monkeypatch.setattr(_backend, "_load_native", lambda names=names: (_core(**names), "built"))
+        with caplog.at_level(logging.INFO, logger="fastdarts"):
+            assert backend_for("cell", "cuda") == chosen
+            assert (backend_for("cell", "cpu"), backend_for("cell", "meta")) == ("cpu", "cpu")
+        assert [r.levelname for r in caplog.records if "cell on cuda" in r.message] == [level]
+        caplog.clear()
+    with use_backend("triton"):
+        assert backend_for("cell", "meta") == "triton"
+
+
+def test_an_interpreted_backend_is_never_taken_unasked() -> None:
+    assert backend_for("cell", "cpu") == "cpu"
+    with use_backend("triton"):
+        assert backend_for("cell", "cpu") == "triton"
 
 
 @pytest.mark.usefixtures("without_native")
@@ -155,7 +211,8 @@ def test_each_choice_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
             with use_backend("reference"):
                 backend_for("augment", "cpu")
             backend_for("augment", "cuda")
-    assert {record.levelno for record in caplog.records} == {logging.INFO}
+    # No kernel runs on this process' CUDA tensors, which is worth a warning.
+    assert [record.levelname for record in caplog.records] == ["INFO", "INFO", "WARNING"]
     said = [record.message.partition(" (")[0] for record in caplog.records]
     assert said == [
         "augment on cpu: backend cpu",
@@ -176,9 +233,8 @@ def test_what_is_live_is_a_table() -> None:
     table = backends()
     assert list(table) == ["reference", "cpu", "triton", "cuda"]
     ops = ("augment", "stencil", "mixed_sum", "preprocess", "cell")
+    assert table["reference"].ops == table["triton"].ops == (*ops, "optim")
     assert table["cpu"] == Backend("cpu", True, f"fastdarts._C, {native().build()['compiler']}", ops)
-    assert table["reference"].ops == ops
-    assert [name for name, backend in table.items() if backend.live] == ["reference", "cpu"]
 
 
 @pytest.fixture

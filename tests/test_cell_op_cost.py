@@ -14,7 +14,8 @@ import torch
 from cell_oracle import PLANS, Given, given
 from torch import Tensor
 
-from fastdarts.ops import _cell_backward, _cell_forward, maps
+from fastdarts.ops import _cell_forward, maps
+from fastdarts.ops._engine import engine
 from fastdarts.ops.cell import cell
 from fastdarts.plan import MEMORY, kept_bytes, kept_rows
 
@@ -91,19 +92,20 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, bool]]:
     """Every launch of a backward kernel: its name, how many convolutions, whether their weights' gradients."""
     found: list[tuple[str, int, bool]] = []
 
-    def watch(name: str, describe: Callable[..., tuple[int, bool]]) -> None:
-        launch = getattr(_cell_backward, name)
+    def watch(name: str, function: str, describe: Callable[..., tuple[int, bool]]) -> None:
+        launchers = getattr(engine("cpu"), name)
+        launch = getattr(launchers, function)
 
         def watched(*arguments: Any, **options: Any) -> Any:
-            found.append((name, *describe(*arguments, **options)))
+            found.append((name if function == "backward" else function, *describe(*arguments, **options)))
             return launch(*arguments, **options)
 
-        monkeypatch.setattr(_cell_backward, name, watched)
+        monkeypatch.setattr(launchers, function, watched)
 
-    watch("stencil", lambda sources, convs, *_, weights, **__: (len(convs), weights))
-    watch("preprocess", lambda *_, need_weights, **__: (1, need_weights))
-    watch("mixed_sum", lambda g, sources, *_, **__: (len(sources), False))
-    watch("reduce", lambda *_: (0, False))
+    watch("stencil", "backward", lambda sources, convs, *_, weights, **__: (len(convs), weights))
+    watch("preprocess", "backward", lambda *_, need_weights, **__: (1, need_weights))
+    watch("mixed_sum", "backward", lambda g, sources, *_, **__: (len(sources), False))
+    watch("mixed_sum", "reduce", lambda *_: (0, False))
     return found
 
 

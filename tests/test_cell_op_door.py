@@ -51,7 +51,7 @@ def test_opcheck_of_backward(asked: bool) -> None:
         out, mean, var, kept = torch.ops.fastdarts.cell(*arguments(case))
     detached = [[each.detach() for each in several] for several in (sources, parameters)]
     saved = (detached[0], weights.detach(), bypass.detach(), detached[1], noise, out, mean, var, kept)
-    needs = (True, [asked, True], asked, asked, not asked)
+    needs = (True, "cpu", [asked, True], asked, asked, not asked)
     torch.library.opcheck(torch.ops.fastdarts.cell_backward, (torch.ones_like(out), *saved, *rest, *needs))
 
 

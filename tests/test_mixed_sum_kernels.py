@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fastdarts import _backend
 from fastdarts.ops import maps
-from fastdarts.ops.mixed_sum import Edge, backward, forward, pool_moments, reduce
+from fastdarts.ops._mixed_sum_cpu import Edge, backward, forward, pool_moments, reduce
 from fastdarts.reference.parameter_free import avg_pool, max_pool
 from tests.mixed_sum_cases import DTYPES, EVERY, INF, NAN, STRIDED, Case, assert_parity, build, statistics
 from tests.tolerance import assert_within

@@ -2,7 +2,7 @@
 
 A call computes in plain torch instead where the backend in force is the reference, and where the engine would not do
 the same: candidates without a kernel or replaced by others, forward hooks inside, batch norms set up differently from
-each other, float16. The log says so, once for each reason.
+each other, float16 on a CPU. The log says so, once for each reason.
 """
 
 from __future__ import annotations
@@ -22,13 +22,12 @@ from fastdarts.nn.operations import FactorizedReduce, ReLUConvBN
 from fastdarts.nn.stack import Stack
 from fastdarts.ops.cell import cell as fused_cell
 from fastdarts.ops.cell import on_reference
-from fastdarts.ops.maps import is_maps
+from fastdarts.ops.maps import is_maps, stored_dtypes
 from fastdarts.ops.preprocess import preprocess as fused_preprocess
 from fastdarts.plan import MEMORY, CellPlan, Norm, Parameter
 
 __all__ = ["Engine", "Route", "as_laid_out", "cast_once", "check_memory", "hooked", "laid_out", "preprocess"]
 
-_DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 _LOG = logging.getLogger("fastdarts")
 
 
@@ -140,7 +139,7 @@ class Engine:
         if on_reference(x.device.type):
             return True
         reason = reason or self.why or self._changed(edges)
-        if not reason and _stored(x) not in _DTYPES:
+        if not reason and _stored(x) not in stored_dtypes("cell", x.device.type):
             reason = f"no kernel for {str(_stored(x)).removeprefix('torch.')}"
         if reason:
             _say(self.owner, reason)
@@ -183,7 +182,7 @@ class Engine:
         mean = var = rows = None
         if route.norms and settings is not None:
             if route.rows is not None:
-                rows = torch.tensor(route.rows, device=sources[0].device)
+                rows = _index_of(route.rows, sources[0].device)
             if not settings.batch:
                 mean, var = (_rows(each, rows).flatten() for each in stack.statistics(edge)[:2])
         out, mean, var = fused_cell(
@@ -253,16 +252,23 @@ def _track(
     """
     tracked = running[2]
     tracked += 1 if rows is None else torch.zeros_like(tracked).index_fill_(0, rows, 1)
-    share: float | Tensor = momentum if momentum is not None else 0.0
-    if momentum is None:
-        share = (1.0 / _rows(tracked, rows)).unsqueeze(-1)
     for own, new, unbiased in zip(running[:2], batch, (1.0, count / (count - 1)), strict=True):
         # In float64, and rounded once.
-        moved = torch.lerp(_rows(own, rows).double(), new * unbiased, torch.as_tensor(share, dtype=torch.float64))
+        before = _rows(own, rows).double()
+        if momentum is None:
+            moved = torch.lerp(before, new * unbiased, (1.0 / _rows(tracked, rows).double()).unsqueeze(-1))
+        else:
+            moved = torch.lerp(before, new * unbiased, momentum)
         if rows is None:
             own.copy_(moved)
         else:
             own.index_copy_(0, rows, moved.to(own.dtype))
+
+
+@functools.lru_cache(maxsize=1024)
+def _index_of(rows: tuple[int, ...], device: torch.device) -> Tensor:
+    # Kept: made anew it would be a copy from the host in every step, which a CUDA graph cannot hold.
+    return torch.tensor(rows, device=device)
 
 
 def _rows(values: Tensor, rows: Tensor | None) -> Tensor:
@@ -277,25 +283,30 @@ def _noise(route: Route, x: Tensor) -> list[Tensor]:
     return [each.contiguous(memory_format=torch.channels_last) for each in drawn]
 
 
+def _device(x: Tensor) -> str:
+    """Whose autocast x is under: tensors without data are taken as the CPU's."""
+    return "cpu" if x.is_meta else x.device.type
+
+
 def _casts(device: str) -> bool:
-    return torch.is_autocast_enabled(device if device != "meta" else "cpu")
+    return torch.is_autocast_enabled(device)
 
 
 def _stored(x: Tensor) -> torch.dtype:
     """The dtype in which autocast would hand x to a convolution."""
-    if not _casts(x.device.type) or x.dtype == torch.float64:
+    if not _casts(_device(x)) or x.dtype == torch.float64:
         return x.dtype
-    return torch.get_autocast_dtype(x.device.type if x.device.type != "meta" else "cpu")
+    return torch.get_autocast_dtype(_device(x))
 
 
 @contextmanager
 def cast_once(x: Tensor) -> Iterator[Callable[[Tensor], Tensor]]:
     """A block in which autocast lets the engine's own arithmetic be; gives what casts inputs and weights instead."""
-    if not _casts(x.device.type):
+    if not _casts(_device(x)):
         yield lambda tensor: tensor
         return
     dtype = _stored(x)
-    with torch.autocast("cpu", enabled=False):
+    with torch.autocast(_device(x), enabled=False):
         yield lambda tensor: tensor.to(dtype)
 
 

@@ -10,10 +10,6 @@ from torch import Tensor
 from fastdarts.ops import maps
 from fastdarts.ops._cell_forward import Work
 from fastdarts.ops._cell_layout import Call, Node
-from fastdarts.ops.mixed_sum import backward as mixed_sum
-from fastdarts.ops.mixed_sum import reduce
-from fastdarts.ops.preprocess import backward as preprocess
-from fastdarts.ops.stencil import backward as stencil
 
 __all__ = ["Asked", "Backward"]
 
@@ -79,8 +75,9 @@ class Backward:
 
     def weights(self, edges: int, width: int) -> Tensor:
         """The gradient of the mixing weights [edges, width], float64; 0 where no candidate is."""
-        total = _placed(self._weights, edges * width, self.grad.device)
-        return total.view(edges, width)
+        # The last place is for what an edge has not.
+        total = _placed(self._weights, edges * width + 1, self.grad.device)
+        return total[:-1].view(edges, width)
 
     def bypass(self, edges: int) -> Tensor:
         """The gradient of the bypasses' weights [edges], float64; 0 where no edge is."""
@@ -105,14 +102,12 @@ class Backward:
         work, calls = self.work, node.gradients
         # All its out-edges are done: the gradient is complete, and freed as soon as it is no longer read.
         g = self.gradients.pop(node.node) if node.node in self.gradients else self._slice(node.slot)
-        mean, rstd = work.statistics.gather(node.norms)  # [rows, C']
-        scale = work.weights.index_select(0, node.weights).unsqueeze(1) * rstd
+        scale, mean, rstd = work.mixing(node)  # [rows, C'] each
         if self.training or self.asked.weights or work.layout.plan.partial > 1:
             g, total, products = self._reduce(node, g, mean, rstd)
         else:
             total = products = mean  # of its shape, and unread: running statistics pass no gradient on
-        # The pools' values come centred, the stored ones as they are.
-        rows = self._coefficients(scale, rstd, mean[: len(node.terms)], total, products, g)
+        rows = self._coefficients(scale, rstd, mean, total, products, g, stored=len(node.terms))
         mixed = work.mixed(g)
         inner: list[Tensor] = []
         if calls.second is not None:
@@ -126,9 +121,9 @@ class Backward:
         self._reductions(node, mixed, rows)
         inputs = calls.inputs
         if inputs.edges:
-            free = rows.index_select(1, inputs.free).view(3, len(inputs.edges), 3, work.layout.plan.mixed)
-            alpha, beta, gamma = free.unbind()
-            mixed_sum(
+            shape = (len(inputs.edges), 3, work.layout.plan.mixed)
+            alpha, beta, gamma = rows.index_select(1, inputs.rows).view(3, *shape).unbind()
+            work.engine.mixed_sum.backward(
                 g,
                 work.sources(inputs),
                 inputs.edges,
@@ -138,42 +133,39 @@ class Backward:
                 work.bypasses(inputs),
                 [self._buffer(source) for source in inputs.sources],
                 work.layout.plan.partial,
-                pool_mean=work.pools(inputs)[0],
+                pool_mean=mean.index_select(0, inputs.rows).view(shape)[:, 1:],
             )
 
     def _reduce(self, node: Node, g: Tensor, mean: Tensor, rstd: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The node's gradient as the candidates see it, G [C'] and Q [rows, C']."""
-        work, inputs, calls, count = self.work, node.inputs, node.gradients, len(node.terms)
+        work, inputs, count = self.work, node.inputs, len(node.terms)
         plan = work.layout.plan
-        found = reduce(
+        found = work.engine.mixed_sum.reduce(
             g,
             work.terms(node),
             mean[:count],
             rstd[:count],
             work.sources(inputs),
             inputs.edges,
-            *work.pools(inputs),
+            *(work.free(each, node)[:, 1:] for each in (mean, rstd)),
             plan.partial,
         )
-        products = torch.cat([found.products, found.free.view(-1, plan.mixed)]).index_select(0, calls.products)
+        products = torch.cat([found.products, found.free.view(-1, plan.mixed)])
         if self.asked.weights:
-            self._weights.append((node.weights[:-1], products.sum(1)))
+            self._weights.append((node.weights, products.sum(1)))
         if self.asked.bypass and found.bypass is not None:
             self._bypass.append((inputs.numbers, found.bypass))
-        # The row that is nothing.
-        return found.g, found.total, torch.cat([products, torch.zeros_like(mean[:1])])
+        return found.g, found.total, products
 
     def _coefficients(
-        self, scale: Tensor, rstd: Tensor, mean: Tensor, total: Tensor, products: Tensor, g: Tensor
+        self, scale: Tensor, rstd: Tensor, mean: Tensor, total: Tensor, products: Tensor, g: Tensor, *, stored: int
     ) -> Tensor:
-        """alpha, beta and gamma [3, rows, C'] of batch norms' gradients; values after `mean`'s rows come centred."""
+        """alpha, beta and gamma [3, rows, C'] of batch norms' gradients; values after the stored ones come centred."""
         if not self.training:
             return torch.stack([scale, *[torch.zeros_like(scale)] * 2])
-        share = -1.0 / (g.shape[0] * g.shape[2] * g.shape[3])
-        beta = (scale * rstd).mul_(products).mul_(share)
-        gamma = (scale * total).mul_(share)
-        gamma[: len(mean)].addcmul_(beta[: len(mean)], mean, value=-1.0)
-        return torch.stack([scale, beta, gamma])
+        pixels = g.shape[0] * g.shape[2] * g.shape[3]
+        gradient = self.work.engine.coefficients.gradient
+        return gradient(scale, rstd, mean, total, products, pixels=pixels, stored=stored)
 
     def _values(self, call: Call) -> list[Tensor] | None:
         return [self.work.values[row] for row in call.rows] if self.training else None
@@ -182,8 +174,8 @@ class Backward:
         """Second halves: the gradients of what they read, normalised, and the coefficients of that batch norm."""
         work = self.work
         alpha, beta, gamma = rows.index_select(1, node.gradients.second_rows).unbind()
-        mean, rstd = work.statistics.gather(call.normalised)
-        inner, depthwise, pointwise, sums, products = stencil(
+        mean, rstd = work.rows(call.normalised)
+        inner, depthwise, pointwise, sums, products = work.engine.stencil.backward(
             [work.values[row] for row in call.sources],
             call.convs,
             [work.parameters[place] for place in call.depthwise],
@@ -201,13 +193,13 @@ class Backward:
         self._store(call, depthwise, pointwise)
         work.forget(call.rows)
         assert sums is not None and products is not None  # a normalised source always has them
-        return inner, self._coefficients(rstd, rstd, mean, sums, products, g)
+        return inner, self._coefficients(rstd, rstd, mean, sums, products, g, stored=len(mean))
 
     def _first(self, node: Node, call: Call, g: Tensor, inner: list[Tensor], rows: Tensor) -> None:
         """First halves and dilated ones, added to the gradients of the states."""
         work = self.work
         alpha, beta, gamma = rows.index_select(1, node.gradients.first_rows).unbind()
-        _, depthwise, pointwise, _, _ = stencil(
+        _, depthwise, pointwise, _, _ = work.engine.stencil.backward(
             [work.mixed(work.states[source]) for source in call.sources],
             call.convs,
             [work.parameters[place] for place in call.depthwise],
@@ -231,7 +223,7 @@ class Backward:
         work = self.work
         for reduction, row in zip(node.gradients.reductions, node.gradients.reduction_rows, strict=True):
             alpha, beta, gamma = rows[:, row].unbind()
-            _, found = preprocess(
+            _, found = work.engine.preprocess.backward(
                 work.mixed(work.states[reduction.source]),
                 [work.parameters[place] for place in reduction.weights],
                 g,

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from fastdarts.errors import UserError
+from fastdarts.ops import maps
 from fastdarts.plan import MEMORY, CellPlan
 
 __all__ = ["check", "check_tensors"]
-
-_DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 
 
 def check_tensors(
@@ -101,8 +100,7 @@ def _check_types(
     var: Tensor | None,
 ) -> None:
     dtype, device = sources[0].dtype, sources[0].device
-    if dtype not in _DTYPES:
-        raise TypeError(f"cell: sources[0] is {_name(dtype)}; expected float32, bfloat16 or float64")
+    maps.check_stored("cell", "sources[0]", sources[0])
     mapped, others = (
         (*sources, *noise),
         [each for each in (weights, bypass, *parameters, mean, var) if each is not None],

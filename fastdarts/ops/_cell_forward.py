@@ -10,10 +10,7 @@ from torch import Tensor
 
 from fastdarts.ops import maps
 from fastdarts.ops._cell_layout import Call, Inputs, Layout, Node, Values
-from fastdarts.ops.mixed_sum import forward as mixed_sum
-from fastdarts.ops.mixed_sum import pool_moments
-from fastdarts.ops.preprocess import forward as preprocess
-from fastdarts.ops.stencil import forward as stencil
+from fastdarts.ops._engine import Engine
 
 __all__ = ["Statistics", "Work", "forward", "with_zero"]
 
@@ -29,9 +26,9 @@ class Statistics:
     """
 
     def __init__(self, mean: Tensor, var: Tensor, eps: float, *, complete: bool) -> None:
-        self.complete, self._eps = complete, eps
+        self.complete, self.eps = complete, eps
         # Joined when they are asked for: a call adds a few rows.
-        self._means, self._vars, self._rstds = [mean], [var], [(var + eps).rsqrt_()]
+        self._means, self._vars = [mean], [var]
 
     @classmethod
     def unknown(cls, channels: int, eps: float, device: torch.device) -> Statistics:
@@ -51,17 +48,16 @@ class Statistics:
         """The next rows, as a kernel has measured them."""
         self._means.append(mean)
         self._vars.append(var)
-        self._rstds.append((var + self._eps).rsqrt_())
 
-    def gather(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """mean and rstd [len(index), C'] of some rows."""
+    def known_so_far(self) -> tuple[Tensor, Tensor]:
+        """mean and var [rows, C']."""
         if len(self._means) > 1:
-            self._means, self._rstds = [torch.cat(self._means)], [torch.cat(self._rstds)]
-        return self._means[0].index_select(0, index), self._rstds[0].index_select(0, index)
+            self._means, self._vars = [torch.cat(self._means)], [torch.cat(self._vars)]
+        return self._means[0], self._vars[0]
 
     def used(self, layout: Layout) -> tuple[Tensor, Tensor]:
         """mean and var [norms * C'] in the plan's order."""
-        mean, var = (torch.cat(each).index_select(0, layout.measured) for each in (self._means, self._vars))
+        mean, var = (each.index_select(0, layout.measured) for each in self.known_so_far())
         return mean.flatten(), var.flatten()
 
 
@@ -70,6 +66,7 @@ class Work:
     """What the passes of a cell read and write.
 
     Args:
+        engine: the launchers of the kernels.
         layout: the plan's.
         states: for each state its maps [N, C, H, W]; forward appends the nodes.
         parameters: the plan's.
@@ -80,6 +77,7 @@ class Work:
         values: maps of the values y by the norms' rows, as long as they exist.
     """
 
+    engine: Engine
     layout: Layout
     states: list[Tensor]
     parameters: Sequence[Tensor]
@@ -101,11 +99,18 @@ class Work:
         """The states of a node's in-edges."""
         return [self.states[source] for source in inputs.sources]
 
-    def pools(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
-        """mean and rstd [E, 2, C'] of max and average pool of a node's in-edges."""
-        mean, rstd = self.statistics.gather(inputs.pools)
-        shape = (len(inputs.edges), 2, self.layout.plan.mixed)
-        return mean.view(shape), rstd.view(shape)
+    def rows(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """mean and rstd [K, C'] of some norms."""
+        return self.engine.coefficients.rows(*self.statistics.known_so_far(), index, self.statistics.eps)
+
+    def mixing(self, node: Node) -> tuple[Tensor, Tensor, Tensor]:
+        """scale = weight * rstd, mean and rstd [rows, C'] of a node."""
+        given = (*self.statistics.known_so_far(), node.norms, self.weights, node.weights)
+        return self.engine.coefficients.mixing(*given, self.statistics.eps)
+
+    def free(self, rows: Tensor, node: Node) -> Tensor:
+        """The rows of a node's in-edges themselves, [E, 3, C']: skip, max pool, average pool."""
+        return rows[len(node.terms) :].view(len(node.inputs.edges), 3, self.layout.plan.mixed)
 
     def bypasses(self, inputs: Inputs) -> Tensor | None:
         """The bypasses' weights of a node's in-edges."""
@@ -119,17 +124,20 @@ class Work:
         for reduction in stage.reductions:
             x = self.mixed(self.states[reduction.source])
             weights = [self.parameters[place] for place in reduction.weights]
-            self.values[reduction.norm], mean, var = preprocess(x, weights, stride=2, moments=moments)
+            self.values[reduction.norm], mean, var = self.engine.preprocess.forward(
+                x, weights, stride=2, moments=moments
+            )
             if mean is not None and var is not None:
                 self.statistics.add(mean.unsqueeze(0), var.unsqueeze(0))
         if moments:
             for pools in stage.pools:
                 x = self.mixed(self.states[pools.source])
-                found = pool_moments(x, pools.stride, max_pool=pools.max_pool, avg_pool=pools.avg_pool)
+                asked = {"max_pool": pools.max_pool, "avg_pool": pools.avg_pool}
+                found = self.engine.mixed_sum.pool_moments(x, pools.stride, **asked)
                 self.statistics.add(*(each.index_select(0, pools.rows) for each in found))
         if stage.second is not None:
             sources = [self.values[row] for row in stage.second.sources]
-            self._stencil(stage.second, sources, *self.statistics.gather(stage.second.normalised))
+            self._stencil(stage.second, sources, *self.rows(stage.second.normalised))
 
     def forget(self, rows: Iterable[int]) -> None:
         """Free the values that are not kept for backward."""
@@ -141,7 +149,9 @@ class Work:
         depthwise = [self.parameters[place] for place in call.depthwise]
         pointwise = [self.parameters[place] for place in call.pointwise]
         moments = not self.statistics.complete
-        ys, y_mean, y_var = stencil(sources, call.convs, depthwise, pointwise, mean=mean, rstd=rstd, moments=moments)
+        ys, y_mean, y_var = self.engine.stencil.forward(
+            sources, call.convs, depthwise, pointwise, mean=mean, rstd=rstd, moments=moments
+        )
         self.values.update(zip(call.rows, ys, strict=True))
         if y_mean is not None and y_var is not None:
             self.statistics.add(y_mean, y_var)
@@ -186,20 +196,18 @@ def forward(work: Work) -> tuple[Tensor, list[Tensor]]:
 
 
 def _mix(work: Work, node: Node, out: Tensor) -> None:
-    partial, mixed = work.layout.plan.partial, work.layout.plan.mixed
-    inputs, terms = node.inputs, work.terms(node)
-    mean, rstd = work.statistics.gather(node.norms)
-    scale = work.weights.index_select(0, node.weights).unsqueeze(1) * rstd
-    mixed_sum(
+    count, inputs = len(node.terms), node.inputs
+    scale, mean, _ = work.mixing(node)
+    work.engine.mixed_sum.forward(
         out,
-        terms,
-        scale[: len(terms)],
+        work.terms(node),
+        scale[:count],
         None,
         work.sources(inputs),
         inputs.edges,
-        scale.index_select(0, inputs.free).view(len(inputs.edges), 3, mixed),
+        work.free(scale, node),
         work.bypasses(inputs),
-        partial,
-        mean=mean[: len(terms)],
-        pool_mean=work.pools(inputs)[0],
+        work.layout.plan.partial,
+        mean=mean[:count],
+        pool_mean=work.free(mean, node)[:, 1:],
     )

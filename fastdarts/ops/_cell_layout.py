@@ -1,9 +1,8 @@
 """A cell's schedule with its index tensors: where each call finds its statistics, mixing weights and coefficients.
 
 Statistics are rows [1 + norms, C'] in the order in which forward measures them; the first one stands for what has no
-batch norm, mean 0 and rstd 1. Mixing weights are [E * width + 1], the last one 0. A node's rows
-are its terms, then its pools, then its skips, then one that is nothing: its statistics, mixing weights and coefficients
-are one gather each.
+batch norm, mean 0 and rstd 1. Mixing weights are [E * width + 1], the last one 0. A node's rows are its terms, then
+skip, max pool and average pool of each in-edge that has one of these; what an edge has not is there with a weight of 0.
 """
 
 from __future__ import annotations
@@ -85,15 +84,13 @@ class Inputs:
     Args:
         sources: their states.
         edges: as the launchers take them.
-        free: [E * 3], rows of the node that are the coefficients of skip, max pool and average pool.
-        pools: [E * 2], the statistics of max and average pool.
+        rows: [E * 3], the node's rows that are skip, max pool and average pool.
         numbers: [E], the edges' numbers.
     """
 
     sources: tuple[int, ...]
     edges: list[Edge]
-    free: Tensor
-    pools: Tensor
+    rows: Tensor
     numbers: Tensor
 
 
@@ -103,7 +100,6 @@ class Gradients:
 
     Args:
         missing: the values that are computed again.
-        products: [rows - 1], where a node's rows stand in the reduction's products, then its free ones.
         second, first: the calls whose gradients are asked.
         second_rows: [S], rows of the node that are the second halves.
         first_rows: [F], rows of the node, then the second halves' sources, that are the coefficients of `first`.
@@ -113,7 +109,6 @@ class Gradients:
     """
 
     missing: Values
-    products: Tensor
     second: Call | None
     first: Call | None
     second_rows: Tensor
@@ -248,8 +243,9 @@ class _Builder:
 
     def _node(self, stage: NodeStage) -> Node:
         rows = _rows(stage)
-        norms = [self.statistics[norm] for _, _, norm in rows] + [0]
-        weights = [edge * self.width + column for edge, column, _ in rows] + [len(self.plan.edges) * self.width]
+        norms = [self.statistics[norm] for _, _, norm in rows]
+        nothing = len(self.plan.edges) * self.width
+        weights = [edge * self.width + column if column >= 0 else nothing for edge, column, _ in rows]
         values = [each.norm for each in (*stage.first.convolutions, *stage.second.convolutions)]
         values += [each.norm for each in stage.reductions]
         return Node(
@@ -264,13 +260,11 @@ class _Builder:
         )
 
     def _inputs(self, stage: NodeStage, edges: tuple[InEdge, ...]) -> Inputs:
-        place = {row[:2]: k for k, row in enumerate(_rows(stage))}
-        columns = [(each.edge, column) for each in edges for column in (each.skip, each.max_pool, each.avg_pool)]
+        start = {each.edge: len(stage.terms) + 3 * e for e, each in enumerate(stage.inputs)}
         return Inputs(
             tuple(each.source for each in edges),
             [Edge(each.stride, each.skip >= 0, each.max_pool >= 0, each.avg_pool >= 0) for each in edges],
-            self._index(place.get(column, len(place)) for column in columns),
-            self._index(self.statistics[norm] for each in edges for norm in (each.max_norm, each.avg_norm)),
+            self._index(row for each in edges for row in range(start[each.edge], start[each.edge] + 3)),
             self._index(each.edge for each in edges),
         )
 
@@ -278,18 +272,11 @@ class _Builder:
         second = _only(stage.second, self._convolution_asked)
         first = _only(stage.first, self._convolution_asked)
         rows = {norm: k for k, (_, _, norm) in enumerate(_rows(stage)) if norm >= 0}
-        after = len(_rows(stage)) + 1
+        after = len(_rows(stage))
         halves = {row: k for k, row in enumerate(second.sources)}
         reductions = tuple(each for each in stage.reductions if self.parameters or self.asked[each.source])
-        free = {
-            (edge.edge, column): len(stage.terms) + 3 * e + k
-            for e, edge in enumerate(stage.inputs)
-            for k, column in enumerate((edge.skip, edge.max_pool, edge.avg_pool))
-        }
-        terms = list(range(len(stage.terms)))
         return Gradients(
             self._values(stage.missing(self.memory)),
-            self._index(terms + [free[row[:2]] for row in _rows(stage)[len(terms) :]]),
             self._call(second, normalised=True),
             self._call(first),
             self._index(rows[each.norm] for each in second.convolutions),
@@ -307,15 +294,13 @@ class _Builder:
 
 
 def _rows(stage: NodeStage) -> list[tuple[int, int, int]]:
-    """(edge, column, norm) of a node's rows but the last; norm -1 where there is none."""
-    pools = [
-        (edge.edge, column, norm)
+    """(edge, column, norm) of a node's rows; norm -1 where there is none, column too for what an edge has not."""
+    free = [
+        (edge.edge, column, norm if column >= 0 else -1)
         for edge in stage.inputs
-        for column, norm in ((edge.max_pool, edge.max_norm), (edge.avg_pool, edge.avg_norm))
-        if column >= 0
+        for column, norm in ((edge.skip, -1), (edge.max_pool, edge.max_norm), (edge.avg_pool, edge.avg_norm))
     ]
-    skips = [(edge.edge, edge.skip, -1) for edge in stage.inputs if edge.skip >= 0]
-    return [(term.edge, term.column, term.norm) for term in stage.terms] + pools + skips
+    return [(term.edge, term.column, term.norm) for term in stage.terms] + free
 
 
 def _only(call: StencilCall, asked: Callable[[Convolution], bool]) -> StencilCall:

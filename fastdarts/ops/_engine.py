@@ -9,8 +9,9 @@ from types import ModuleType
 
 import torch
 
+from fastdarts._backend import BackendError, backend_for, backends
 
-__all__ = ["Engine", "engine", "launchers", "tf32_allowed"]
+__all__ = ["Engine", "computing", "engine", "launchers", "tf32_allowed"]
 
 _TRITON = {op: f"_{op}_triton" for op in ("stencil", "mixed_sum", "preprocess", "coefficients")}
 _MODULES = {
@@ -41,6 +42,26 @@ class Engine:
 def engine(backend: str) -> Engine:
     """The launchers of a backend that is not `reference`."""
     return Engine(**{op: launchers(op, backend) for op in _TRITON})
+
+
+def computing(op: str, device: str) -> str:
+    """The backend whose launchers compute a library op on a device of this type.
+
+    The one in force; where that is plain torch, the device's own: torch.ops is a door too, and a backward pass may run
+    after the choice that its forward was made under.
+
+    Raises:
+        BackendError: there is none on this device.
+    """
+    backend = backend_for(op, device)
+    if backend != "reference":
+        return backend
+    if device in ("cpu", "meta"):
+        return "cpu"
+    live = [name for name in ("cuda", "triton") if backends()[name].live]
+    if not live:
+        raise BackendError(f"{op} on {device}: no kernels ({backends()['triton'].reason})")
+    return live[0]
 
 
 @functools.cache

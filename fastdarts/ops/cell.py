@@ -15,6 +15,7 @@ from fastdarts.ops._cell_backward import Asked, Backward
 from fastdarts.ops._cell_checks import check, check_tensors
 from fastdarts.ops._cell_forward import Statistics, Work, forward, with_zero
 from fastdarts.ops._cell_layout import Layout, layout
+from fastdarts.ops._engine import computing, engine
 from fastdarts.plan import MEMORY, CellPlan, kept_rows
 from fastdarts.reference.cell import cell as _reference
 
@@ -32,8 +33,9 @@ torch.library.define(
 torch.library.define(
     _BACKWARD,
     "(Tensor grad, Tensor[] sources, Tensor weights, Tensor? bypass, Tensor[] parameters, Tensor[] noise, Tensor out,"
-    " Tensor mean, Tensor var, Tensor[] kept, str plan, str memory, float eps, bool training, bool[] need_sources,"
-    " bool need_weights, bool need_bypass, bool need_parameters) -> (Tensor[], Tensor[], Tensor[])",
+    " Tensor mean, Tensor var, Tensor[] kept, str plan, str memory, float eps, bool training, str backend,"
+    " bool[] need_sources, bool need_weights, bool need_bypass, bool need_parameters)"
+    " -> (Tensor[], Tensor[], Tensor[])",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 
@@ -113,8 +115,7 @@ def _any_gradient(*tensors: Tensor | None) -> bool:
 @torch.compiler.assume_constant_result
 def on_reference(device: str) -> bool:
     """Whether cells on a device of this type are computed in plain torch, by the backend in force."""
-    # Tensors without data go the way of those on the CPU: what would be allocated can then be counted.
-    return backend_for("cell", "cpu" if device == "meta" else device) == "reference"
+    return backend_for("cell", device) == "reference"
 
 
 @torch.compiler.assume_constant_result
@@ -133,13 +134,14 @@ def _work(
     noise: list[Tensor],
     statistics: Statistics,
     chosen: Layout,
+    backend: str,
 ) -> Work:
     plan, beta = chosen.plan, None
     if plan.partial > 1:
         edges = len(plan.edges)
         beta = weights.new_ones(edges, dtype=torch.float64) if bypass is None else bypass.detach().to(torch.float64)
     states, noise = [maps.as_maps(x) for x in sources], [maps.as_maps(x) for x in noise]
-    return Work(chosen, states, parameters, noise, statistics, with_zero(weights), beta)
+    return Work(engine(backend), chosen, states, parameters, noise, statistics, with_zero(weights), beta)
 
 
 def _cell(
@@ -162,7 +164,7 @@ def _cell(
         statistics = Statistics.unknown(decoded.mixed, eps, device)
     else:
         statistics = Statistics.known(mean, var, chosen, eps)
-    work = _work(sources, weights, bypass, parameters, noise, statistics, chosen)
+    work = _work(sources, weights, bypass, parameters, noise, statistics, chosen, computing("cell", device.type))
     out, kept = forward(work)
     if mean is None or var is None:
         return out, *statistics.used(chosen), kept
@@ -185,6 +187,7 @@ def _cell_backward(
     memory: str,
     eps: float,
     training: bool,
+    backend: str,
     need_sources: list[bool],
     need_weights: bool,
     need_bypass: bool,
@@ -194,7 +197,7 @@ def _cell_backward(
     chosen = layout(plan, memory, weights.shape[1], grad.device.type, asked.sources, need_parameters)
     decoded = chosen.plan
     statistics = Statistics.known(mean, var, chosen, eps)
-    work = _work(sources, weights, bypass, parameters, noise, statistics, chosen)
+    work = _work(sources, weights, bypass, parameters, noise, statistics, chosen, backend)
     hidden = iter(kept[len(chosen.kept) :])
     for node in range(decoded.inputs, decoded.inputs + decoded.nodes):
         start = decoded.concat.index(node) * decoded.channels if node in decoded.concat else -1
@@ -209,7 +212,7 @@ def _cell_backward(
 
 
 for _name, _function in ((_NAME, _cell), (_BACKWARD, _cell_backward)):
-    torch.library.impl(_name, "cpu")(_function)
+    torch.library.impl(_name, ("cpu", "cuda"))(_function)
 
 
 @torch.library.register_fake(_NAME)
@@ -256,6 +259,7 @@ def _fake_backward(
     memory: str,
     eps: float,
     training: bool,
+    backend: str,
     need_sources: list[bool],
     need_weights: bool,
     need_bypass: bool,
@@ -264,7 +268,7 @@ def _fake_backward(
     if not isinstance(grad, FakeTensor):
         needs = (need_sources, need_weights, need_bypass, need_parameters)
         saved = (sources, weights, bypass, parameters, noise, out, mean, var, kept)
-        return _cell_backward(grad, *saved, plan, memory, eps, training, *needs)
+        return _cell_backward(grad, *saved, plan, memory, eps, training, backend, *needs)
     mixing = [weights] * need_weights + ([bypass] if need_bypass and bypass is not None else [])
     return (
         [maps.empty_maps(*x.shape, like=x) for x, needed in zip(sources, need_sources, strict=True) if needed],
@@ -292,6 +296,8 @@ class _Differentiable(torch.autograd.Function):
                 keys, sources, weights, bypass, parameters, noise, *others
             )
         ctx.training, ctx.counts = mean is None, counts
+        # Backward may run in a thread of its own, where the choice of backend that is in force here is not.
+        ctx.backend = computing("cell", weights.device.type)
         # Without this autograd would make a map of zeros for each of `kept`.
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(own_mean, own_var, *kept)
@@ -310,7 +316,7 @@ class _Differentiable(torch.autograd.Function):
         saved = (sources, weights, bypass, parameters, noise, out, mean, var, kept)
         asked = (need_sources, need_mixing[0], any(need_mixing[1:]), any(need_parameters))
         dsources, dmixing, dparameters = torch.ops.fastdarts.cell_backward(
-            grad, *saved, ctx.plan, ctx.memory, ctx.eps, ctx.training, *asked
+            grad, *saved, ctx.plan, ctx.memory, ctx.eps, ctx.training, ctx.backend, *asked
         )
         return (
             *(None, None, None),

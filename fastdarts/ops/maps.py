@@ -13,7 +13,22 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
-__all__ = ["arithmetic", "as_maps", "empty", "empty_maps", "is_maps", "observed", "pixel_stride", "zeros_maps"]
+from fastdarts._backend import backend_for
+
+__all__ = [
+    "arithmetic",
+    "as_maps",
+    "check_stored",
+    "empty",
+    "empty_maps",
+    "is_maps",
+    "observed",
+    "pixel_stride",
+    "stored_dtypes",
+    "zeros_maps",
+]
+
+_STORED = (torch.float32, torch.bfloat16, torch.float64)
 
 _observer: ContextVar[Callable[[Tensor], None] | None] = ContextVar("fastdarts_allocations", default=None)
 
@@ -69,6 +84,24 @@ def zeros_maps(n: int, channels: int, height: int, width: int, *, like: Tensor) 
 def arithmetic(dtype: torch.dtype) -> torch.dtype:
     """The dtype that values stored as `dtype` are computed in, and that weights and coefficients are passed as."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+@torch.compiler.assume_constant_result  # dynamo cannot trace a ContextVar; a compiled function keeps its backend
+def stored_dtypes(op: str, device: str) -> tuple[torch.dtype, ...]:
+    """What an op's maps may be stored as on a device of this type: float16 too where the GPU's kernels run."""
+    return (*_STORED[:2], torch.float16, torch.float64) if backend_for(op, device) in ("triton", "cuda") else _STORED
+
+
+def check_stored(op: str, name: str, x: Tensor) -> None:
+    """Refuse a map of a dtype that the op's kernels do not take.
+
+    Raises:
+        TypeError: names the dtype and those that are taken.
+    """
+    allowed = stored_dtypes(op, x.device.type)
+    if x.dtype not in allowed:
+        got, *names = (str(dtype).removeprefix("torch.") for dtype in (x.dtype, *allowed))
+        raise TypeError(f"{op}: {name} is {got}; expected {', '.join(names[:-1])} or {names[-1]}")
 
 
 @contextmanager

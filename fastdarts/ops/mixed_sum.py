@@ -1,11 +1,12 @@
 """A node: all candidates of all incoming edges, batch norms applied on the fly, summed in one pass over them.
 
-The launchers of the kernels are in `_mixed_sum_cpu.py`; here is the library op that anyone can call, with autograd.
+The launchers of the kernels are in `_mixed_sum_<backend>.py`; here is the library op that anyone can call.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -14,15 +15,15 @@ from torch import Tensor
 from fastdarts._backend import backend_for
 from fastdarts.errors import UserError
 from fastdarts.ops import maps
-from fastdarts.ops._mixed_sum_cpu import Edge, Reduced, backward, forward, pool_moments, reduce
+from fastdarts.ops._engine import computing, launchers
+from fastdarts.ops._mixed_sum_cpu import Edge
 from fastdarts.reference.mixed_sum import node_sum as _reference
 
-__all__ = ["Edge", "Reduced", "backward", "forward", "mixed_sum", "pool_moments", "reduce"]
+__all__ = ["Edge", "mixed_sum", "pool_moments"]
 
 _NAME = "fastdarts::mixed_sum"
 _BACKWARD = "fastdarts::mixed_sum_backward"
 _MOMENTS = "fastdarts::pool_moments"
-_DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 _INPUTS = (
     "Tensor[] ys, Tensor weights, Tensor mean, Tensor var, Tensor[] sources, int[] edges, Tensor edge_weights,"
     " Tensor pool_mean, Tensor pool_var, Tensor? bypass, int partial, float eps, bool training"
@@ -67,6 +68,26 @@ def mixed_sum(
 
 
 mixed_sum.__doc__ = _reference.__doc__
+
+
+def pool_moments(x: Tensor, stride: int, *, max_pool: bool, avg_pool: bool) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of the 3x3 pools of a map, without the pooled maps.
+
+    Args:
+        x: [N, C, H, W], float32 | bfloat16 | float64, on a GPU float16 too.
+        stride: 1 or 2, pixels.
+        max_pool: whether the first row is wanted.
+        avg_pool: whether the second row is wanted.
+
+    Returns:
+        (mean [2, C], var [2, C]), float64; rows: maximum, average of the pixels inside; 0 where not wanted.
+
+    Raises:
+        UserError: a wrong shape or stride.
+        TypeError: another dtype.
+    """
+    mean, var = torch.ops.fastdarts.pool_moments(x, stride, max_pool, avg_pool)
+    return mean, var
 
 
 def _named(
@@ -150,9 +171,9 @@ def _check_maps(
     groups = (("ys", ys, [1] * len(ys), channels // partial), ("sources", sources, edges[::4], channels))
     for group, tensors, strides, wide in groups:
         for i, (x, stride) in enumerate(zip(tensors, strides, strict=True)):
-            if x.dtype not in _DTYPES or x.dtype != first.dtype:
-                expected = _dtype(first) if first.dtype in _DTYPES else "float32, bfloat16 or float64"
-                raise TypeError(f"mixed_sum: {group}[{i}] is {_dtype(x)}; expected {expected}")
+            maps.check_stored("mixed_sum", f"{group}[{i}]", x)
+            if x.dtype != first.dtype:
+                raise TypeError(f"mixed_sum: {group}[{i}] is {_dtype(x)}; expected {_dtype(first)}")
             if stride not in (1, 2):
                 raise UserError(f"mixed_sum: edges[{i}] has stride {stride}", "1 or 2")
             fits = x.dim() == 4 and tuple(x.shape[:2]) == (n, wide)
@@ -211,7 +232,7 @@ def _mixed_sum(
     scale, free = weights.double()[:, None] * rstd, edge_weights.double()[:, :, None] * free_rstd
     sources = [maps.as_maps(x) for x in sources]
     means = {"mean": mean, "pool_mean": pool_mean}
-    forward(out, ys, scale, None, sources, _decode(edges), free, bypass, partial, **means)
+    _kernels(out).forward(out, ys, scale, None, sources, _decode(edges), free, bypass, partial, **means)
     return out
 
 
@@ -237,7 +258,8 @@ def _mixed_sum_backward(
     decoded, sources = _decode(edges), [maps.as_maps(x) for x in sources]
     rstd, pool_rstd, free_rstd = _factors(var, pool_var, eps)
     mean = mean.double()
-    found = reduce(maps.as_maps(grad), ys, mean, rstd, sources, decoded, pool_mean, pool_rstd, partial)
+    kernels = _kernels(grad)
+    found = kernels.reduce(maps.as_maps(grad), ys, mean, rstd, sources, decoded, pool_mean, pool_rstd, partial)
     pixels = grad.shape[0] * grad.shape[2] * grad.shape[3]
     gradients = [found.products.sum(1).to(weights.dtype), found.free.sum(2).to(edge_weights.dtype)]
     if bypass is not None:
@@ -255,7 +277,7 @@ def _mixed_sum_backward(
         if training:
             beta, gamma = -alpha * free_rstd * found.free / pixels, -alpha * found.total / pixels
         dx = [maps.zeros_maps(*x.shape, like=x) for x in sources]
-        backward(found.g, sources, decoded, alpha, beta, gamma, bypass, dx, partial, pool_mean=pool_mean)
+        kernels.backward(found.g, sources, decoded, alpha, beta, gamma, bypass, dx, partial, pool_mean=pool_mean)
         gradients += dx
     return gradients
 
@@ -274,18 +296,23 @@ def _gradient(g: Tensor, y: Tensor, alpha: Tensor, batch: tuple[Tensor, Tensor, 
 
 
 def _pool_moments(x: Tensor, stride: int, max_pool: bool, avg_pool: bool) -> tuple[Tensor, Tensor]:
-    if x.dtype not in _DTYPES:
-        raise TypeError(f"pool_moments: x is {_dtype(x)}; expected float32, bfloat16 or float64")
+    maps.check_stored("mixed_sum", "x", x)
     if x.dim() != 4 or min(x.shape) < 1:
         raise UserError(f"pool_moments: x has shape {list(x.shape)}", "[N, C, H, W], each at least 1")
     if stride not in (1, 2):
         raise UserError(f"pool_moments: stride is {stride}", "1 or 2")
-    return pool_moments(maps.as_maps(x), stride, max_pool=max_pool, avg_pool=avg_pool)
+    found: tuple[Tensor, Tensor] = _kernels(x).pool_moments(
+        maps.as_maps(x), stride, max_pool=max_pool, avg_pool=avg_pool
+    )
+    return found
 
 
-torch.library.impl(_NAME, "cpu")(_mixed_sum)
-torch.library.impl(_BACKWARD, "cpu")(_mixed_sum_backward)
-torch.library.impl(_MOMENTS, "cpu")(_pool_moments)
+def _kernels(x: Tensor) -> ModuleType:
+    return launchers("mixed_sum", computing("mixed_sum", x.device.type))
+
+
+for _name, _function in ((_NAME, _mixed_sum), (_BACKWARD, _mixed_sum_backward), (_MOMENTS, _pool_moments)):
+    torch.library.impl(_name, ("cpu", "cuda"))(_function)
 
 
 @torch.library.register_fake(_NAME)

@@ -11,14 +11,14 @@ from torch import Tensor
 from fastdarts._backend import backend_for
 from fastdarts.errors import UserError
 from fastdarts.ops import maps
-from fastdarts.ops._preprocess_cpu import backward, empty_as, forward, maps_out, normalise_, outputs_of, reduce, statistics
+from fastdarts.ops._engine import computing, launchers
+from fastdarts.ops._preprocess_cpu import empty_as, maps_out, outputs_of, statistics
 from fastdarts.reference.preprocess import preprocess as _reference
 
-__all__ = ["backward", "forward", "normalise_", "preprocess", "reduce"]
+__all__ = ["preprocess"]
 
 _NAME = "fastdarts::preprocess"
 _BACKWARD = "fastdarts::preprocess_backward"
-_DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 
 torch.library.define(
     _NAME,
@@ -59,7 +59,7 @@ preprocess.__doc__ = _reference.__doc__
 
 @torch.compiler.assume_constant_result  # dynamo cannot trace a ContextVar; a compiled function keeps its backend
 def _backend(device: str) -> str:
-    return backend_for("preprocess", "cpu" if device == "meta" else device)  # meta stands for the CPU: fakes, plans
+    return backend_for("preprocess", device)
 
 
 def _dtype_name(tensor: Tensor) -> str:
@@ -67,8 +67,7 @@ def _dtype_name(tensor: Tensor) -> str:
 
 
 def _check(x: Tensor, weights: Sequence[Tensor], mean: Tensor | None, var: Tensor | None, stride: int) -> None:
-    if x.dtype not in _DTYPES:
-        raise TypeError(f"preprocess: x is {_dtype_name(x)}; expected float32, bfloat16 or float64")
+    maps.check_stored("preprocess", "x", x)
     if x.dim() != 4 or min(x.shape) < 1:
         raise UserError(f"preprocess: x has shape {list(x.shape)}", "[N, C, H, W], each at least 1")
     if stride not in (1, 2):
@@ -108,12 +107,13 @@ def _preprocess(
     x: Tensor, weights: list[Tensor], mean: Tensor | None, var: Tensor | None, stride: int, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     _check(x, weights, mean, var, stride)
-    xhat, own_mean, own_var = forward(x, weights, stride=stride, moments=mean is None)
+    kernels = launchers("preprocess", computing("preprocess", x.device.type))
+    xhat, own_mean, own_var = kernels.forward(x, weights, stride=stride, moments=mean is None)
     # Of the op's own: an output of an op must not be one of its inputs.
     used_mean = own_mean if mean is None else mean.to(torch.float64, copy=True)
     used_var = own_var if var is None else var.to(torch.float64, copy=True)
     assert used_mean is not None and used_var is not None
-    normalise_(xhat, used_mean, (used_var + eps).rsqrt())
+    kernels.normalise_(xhat, used_mean, (used_var + eps).rsqrt())
     return xhat, used_mean, used_var
 
 
@@ -128,12 +128,13 @@ def _preprocess_backward(
     need_dx: bool,
     need_weights: bool,
 ) -> list[Tensor]:
+    kernels = launchers("preprocess", computing("preprocess", x.device.type))
     grad, pixels = maps.as_maps(grad), xhat.numel() // xhat.shape[1]
     beta, gamma = torch.zeros_like(rstd), torch.zeros_like(rstd)
     if training:
-        total, products = reduce(grad, xhat)
+        total, products = kernels.reduce(grad, xhat)
         beta, gamma = -rstd * products / pixels, -rstd * total / pixels
-    dx, dweights = backward(
+    dx, dweights = kernels.backward(
         x,
         weights,
         grad,
@@ -149,7 +150,7 @@ def _preprocess_backward(
 
 
 for _name, _function in ((_NAME, _preprocess), (_BACKWARD, _preprocess_backward)):
-    torch.library.impl(_name, "cpu")(_function)
+    torch.library.impl(_name, ("cpu", "cuda"))(_function)
 
 
 @torch.library.register_fake(_NAME)

@@ -12,15 +12,15 @@ from torch import Tensor
 from fastdarts._backend import backend_for
 from fastdarts.errors import UserError
 from fastdarts.ops import maps
-from fastdarts.ops._stencil_cpu import backward, empty_ys, forward
+from fastdarts.ops._engine import launchers
+from fastdarts.ops._stencil_cpu import empty_ys
 from fastdarts.reference.stencil import Conv
 from fastdarts.reference.stencil import stencil as _reference
 from fastdarts.reference.stencil import stencil_backward as _reference_backward
 
-__all__ = ["Conv", "backward", "forward", "stencil"]
+__all__ = ["Conv", "stencil"]
 
 _NAME, _BACKWARD = "fastdarts::stencil", "fastdarts::stencil_backward"
-_DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 _CONVS = "int[] source, int[] kernel, int[] dilation, int[] stride, Tensor[] depthwise, Tensor[] pointwise"
 
 torch.library.define(
@@ -120,8 +120,8 @@ def _check_types(named: Sequence[tuple[str, Tensor]]) -> None:
     dtype, device = named[0][1].dtype, named[0][1].device
     for name, tensor in named:
         got = str(tensor.dtype).removeprefix("torch.")
-        if name == "sources" and tensor.dtype not in _DTYPES:
-            raise TypeError(f"stencil: {name} are {got}; expected float32, bfloat16 or float64")
+        if name == "sources":
+            maps.check_stored("stencil", "a source", tensor)
         if name in ("sources", "gradients") and tensor.dtype != dtype:
             raise TypeError(f"stencil: {name} are {got}, the first source {dtype}; expected one dtype")
         if not tensor.dtype.is_floating_point:
@@ -170,8 +170,8 @@ class _Given:
         convs = _check(sources, source, kernel, dilation, stride, depthwise, pointwise, mean, rstd)
         return cls(sources, convs, depthwise, pointwise, mean, rstd)
 
-    def fused(self) -> bool:
-        return backend_for("stencil", self.sources[0].device.type) == "cpu"
+    def backend(self) -> str:
+        return backend_for("stencil", self.sources[0].device.type)
 
     def arguments(self) -> tuple[list[Tensor], list[Conv], list[Tensor], list[Tensor]]:
         return self.sources, self.convs, self.depthwise, self.pointwise
@@ -196,11 +196,11 @@ def _fake(*arguments: Any) -> tuple[list[Tensor], Tensor, Tensor]:
 @torch.library.impl(_NAME, ("cpu", "cuda"))
 def _forward(*arguments: Any) -> tuple[list[Tensor], Tensor, Tensor]:
     given = _Given.of(*arguments)
-    if not given.fused():
+    if given.backend() == "reference":
         ys, y_mean, y_var = _reference(*given.arguments(), mean=given.mean, rstd=given.rstd)
         return [maps.as_maps(y) for y in ys], y_mean, y_var
     sources, mean, rstd = given.as_launched()
-    ys, *moments = forward(sources, *given.arguments()[1:], mean=mean, rstd=rstd)
+    ys, *moments = launchers("stencil", given.backend()).forward(sources, *given.arguments()[1:], mean=mean, rstd=rstd)
     assert moments[0] is not None and moments[1] is not None  # they were asked
     return ys, moments[0], moments[1]
 
@@ -227,13 +227,13 @@ def _backward(*arguments: Any) -> tuple[list[Tensor], list[Tensor], list[Tensor]
     *first, gradients, mean, rstd, weights = arguments
     given = _Given.of(*(*first, mean, rstd))
     _check_gradients(given.sources, given.convs, gradients)
-    if not given.fused():
+    if given.backend() == "reference":
         found = _reference_backward(*given.arguments(), gradients, mean=mean, rstd=rstd, weights=weights)
         return [maps.as_maps(g) for g in found[0]], *found[1:]
     sources, mean, rstd = given.as_launched()
     shape = (len(given.convs), sources[0].shape[1])
-    one, zero = torch.ones(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64)
-    out, depthwise, pointwise, sums, products = backward(
+    one, zero = sources[0].new_ones(shape, dtype=torch.float64), sources[0].new_zeros(shape, dtype=torch.float64)
+    out, depthwise, pointwise, sums, products = launchers("stencil", given.backend()).backward(
         sources, *given.arguments()[1:], [maps.as_maps(dy) for dy in gradients], None, one, zero, zero,
         mean=mean, rstd=rstd, weights=weights,
     )  # fmt: skip
