@@ -143,7 +143,7 @@ class BuildNative(build_ext):
 
 def native_extension() -> Extension:
     sources = [*ROOT.glob("csrc/**/*.cpp"), *ROOT.glob("csrc/**/*.cu")]
-    headers = ROOT.glob("csrc/**/*.h")
+    headers = [*ROOT.glob("csrc/**/*.h"), *ROOT.glob("csrc/**/*.cuh")]
     return Extension(
         "fastdarts._C",
         sorted(str(path.relative_to(ROOT)) for path in sources),

@@ -28,7 +28,8 @@ __all__ = [
 ]
 
 NAMES = ("auto", "reference", "cpu", "triton", "cuda")
-_OPS = ("augment", "stencil", "mixed_sum", "preprocess", "cell", "optim")
+_OPS = ("augment", "stencil", "mixed_sum", "preprocess", "cell", "optim", "track")
+_PLAIN = ("optim", "track")  # a few vectors a step: on a CPU plain torch is as good as a kernel
 _HOMES = {"cpu": "cpu", "triton": "cuda", "cuda": "cuda"}
 _PREFERENCE = ("cuda", "triton", "cpu", "reference")
 _LOG = logging.getLogger("fastdarts")
@@ -138,7 +139,7 @@ def _table(loaded: tuple[ModuleType | None, str], gpu: _Gpu) -> dict[str, Backen
     said = "Triton, interpreted on the CPU: slow, to check kernels" if gpu.interpreted else "Triton"
     return {
         "reference": Backend("reference", True, "plain torch, any device", _OPS),
-        "cpu": Backend("cpu", module is not None, reason, () if module is None else tuple(module.ops)),
+        "cpu": Backend("cpu", module is not None, reason, () if module is None else (*module.ops, *_PLAIN)),
         "triton": Backend("triton", not triton, triton or said, () if triton else _OPS),
         "cuda": Backend("cuda", not compiled, compiled or "CUDA C++, and Triton", () if compiled else _OPS),
     }

@@ -96,6 +96,12 @@ class Given:
             found[name] = leaf.requires_grad_(self.asked is None or name in self.asked)
         return found
 
+    def to(self, device: torch.device) -> Given:
+        """The same on another device."""
+        running = None if self.running is None else (self.running[0].to(device), self.running[1].to(device))
+        named = {name: value.to(device) for name, value in self.named.items()}
+        return Given(self.plan, named, [each.to(device) for each in self.noise], running, self.asked)
+
     def call(self, function: Callable[..., tuple[Tensor, ...]], leaves: dict[str, Tensor], **others: object) -> tuple:
         """The function's result at these leaves."""
         sources = [leaf for name, leaf in leaves.items() if name.startswith("source")]
@@ -146,7 +152,7 @@ def outcome(
     leaves = case.leaves(dtype, wide)
     out, mean, var = case.call(function, leaves, **others)
     asked = {name: leaf for name, leaf in leaves.items() if leaf.requires_grad}
-    upstream = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
+    upstream = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(out)
     gradients = torch.autograd.grad(out, list(asked.values()), upstream, materialize_grads=True)
     result = {"out": out.detach(), "mean": mean, "var": var}
     result |= {f"gradient of {name}": each for name, each in zip(asked, gradients, strict=True)}

@@ -232,8 +232,8 @@ def test_an_explicit_choice_is_kept_or_refused_never_replaced() -> None:
 def test_what_is_live_is_a_table() -> None:
     table = backends()
     assert list(table) == ["reference", "cpu", "triton", "cuda"]
-    ops = ("augment", "stencil", "mixed_sum", "preprocess", "cell")
-    assert table["reference"].ops == table["triton"].ops == (*ops, "optim")
+    ops = ("augment", "stencil", "mixed_sum", "preprocess", "cell", "optim", "track")
+    assert table["reference"].ops == table["triton"].ops == ops
     assert table["cpu"] == Backend("cpu", True, f"fastdarts._C, {native().build()['compiler']}", ops)
 
 

@@ -24,6 +24,7 @@ from fastdarts.ops.cell import cell as fused_cell
 from fastdarts.ops.cell import on_reference
 from fastdarts.ops.maps import is_maps, stored_dtypes
 from fastdarts.ops.preprocess import preprocess as fused_preprocess
+from fastdarts.ops.track import track_
 from fastdarts.plan import MEMORY, CellPlan, Norm, Parameter
 
 __all__ = ["Engine", "Route", "as_laid_out", "cast_once", "check_memory", "hooked", "laid_out", "preprocess"]
@@ -250,15 +251,19 @@ def _track(
         momentum: m.
         count: values a channel, above 1.
     """
+    unbiased = count / (count - 1)
+    if rows is None and momentum is not None:
+        track_(*running, *batch, momentum=momentum, unbiased=unbiased)
+        return
     tracked = running[2]
     tracked += 1 if rows is None else torch.zeros_like(tracked).index_fill_(0, rows, 1)
-    for own, new, unbiased in zip(running[:2], batch, (1.0, count / (count - 1)), strict=True):
+    for own, new, factor in zip(running[:2], batch, (1.0, unbiased), strict=True):
         # In float64, and rounded once.
         before = _rows(own, rows).double()
         if momentum is None:
-            moved = torch.lerp(before, new * unbiased, (1.0 / _rows(tracked, rows).double()).unsqueeze(-1))
+            moved = torch.lerp(before, new * factor, (1.0 / _rows(tracked, rows).double()).unsqueeze(-1))
         else:
-            moved = torch.lerp(before, new * unbiased, momentum)
+            moved = torch.lerp(before, new * factor, momentum)
         if rows is None:
             own.copy_(moved)
         else:

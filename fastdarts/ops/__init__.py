@@ -7,5 +7,6 @@ from fastdarts.ops.cell import cell
 from fastdarts.ops.mixed_sum import mixed_sum, pool_moments
 from fastdarts.ops.preprocess import preprocess
 from fastdarts.ops.stencil import stencil
+from fastdarts.ops.track import track_
 
-__all__ = ["augment", "cell", "mixed_sum", "pool_moments", "preprocess", "stencil"]
+__all__ = ["augment", "cell", "mixed_sum", "pool_moments", "preprocess", "stencil", "track_"]

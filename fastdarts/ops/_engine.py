@@ -44,24 +44,25 @@ def engine(backend: str) -> Engine:
     return Engine(**{op: launchers(op, backend) for op in _TRITON})
 
 
-def computing(op: str, device: str) -> str:
-    """The backend whose launchers compute a library op on a device of this type.
+def computing(op: str, x: torch.Tensor) -> str:
+    """The backend whose launchers compute a library op on maps like x.
 
     The one in force; where that is plain torch, the device's own: torch.ops is a door too, and a backward pass may run
-    after the choice that its forward was made under.
+    after the choice that its forward was made under. Float64 on a GPU is Triton's: CUDA C++ has no kernels for it.
 
     Raises:
         BackendError: there is none on this device.
     """
+    device = x.device.type
     backend = backend_for(op, device)
-    if backend != "reference":
-        return backend
-    if device in ("cpu", "meta"):
-        return "cpu"
-    live = [name for name in ("cuda", "triton") if backends()[name].live]
-    if not live:
-        raise BackendError(f"{op} on {device}: no kernels ({backends()['triton'].reason})")
-    return live[0]
+    if backend == "reference" and device in ("cpu", "meta"):
+        backend = "cpu"
+    elif backend == "reference":
+        live = [name for name in ("cuda", "triton") if backends()[name].live]
+        if not live:
+            raise BackendError(f"{op} on {device}: no kernels ({backends()['triton'].reason})")
+        backend = live[0]
+    return "triton" if backend == "cuda" and x.dtype == torch.float64 else backend
 
 
 @functools.cache

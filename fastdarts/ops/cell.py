@@ -159,12 +159,12 @@ def _cell(
     decoded = CellPlan.decode(plan)
     check(sources, weights, bypass, parameters, noise, mean, var, decoded, memory)
     device, asked = sources[0].device, (True,) * len(sources)
-    chosen = layout(plan, memory, weights.shape[1], device.type, asked, True)
+    chosen = layout(plan, memory, weights.shape[1], str(device), asked, True)
     if mean is None or var is None:
         statistics = Statistics.unknown(decoded.mixed, eps, device)
     else:
         statistics = Statistics.known(mean, var, chosen, eps)
-    work = _work(sources, weights, bypass, parameters, noise, statistics, chosen, computing("cell", device.type))
+    work = _work(sources, weights, bypass, parameters, noise, statistics, chosen, computing("cell", sources[0]))
     out, kept = forward(work)
     if mean is None or var is None:
         return out, *statistics.used(chosen), kept
@@ -194,7 +194,7 @@ def _cell_backward(
     need_parameters: bool,
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     asked = Asked(tuple(need_sources), need_weights, need_bypass, need_parameters)
-    chosen = layout(plan, memory, weights.shape[1], grad.device.type, asked.sources, need_parameters)
+    chosen = layout(plan, memory, weights.shape[1], str(grad.device), asked.sources, need_parameters)
     decoded = chosen.plan
     statistics = Statistics.known(mean, var, chosen, eps)
     work = _work(sources, weights, bypass, parameters, noise, statistics, chosen, backend)
@@ -297,7 +297,7 @@ class _Differentiable(torch.autograd.Function):
             )
         ctx.training, ctx.counts = mean is None, counts
         # Backward may run in a thread of its own, where the choice of backend that is in force here is not.
-        ctx.backend = computing("cell", weights.device.type)
+        ctx.backend = computing("cell", sources[0])
         # Without this autograd would make a map of zeros for each of `kept`.
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(own_mean, own_var, *kept)

@@ -308,7 +308,7 @@ def _pool_moments(x: Tensor, stride: int, max_pool: bool, avg_pool: bool) -> tup
 
 
 def _kernels(x: Tensor) -> ModuleType:
-    return launchers("mixed_sum", computing("mixed_sum", x.device.type))
+    return launchers("mixed_sum", computing("mixed_sum", x))
 
 
 for _name, _function in ((_NAME, _mixed_sum), (_BACKWARD, _mixed_sum_backward), (_MOMENTS, _pool_moments)):

@@ -107,7 +107,7 @@ def _preprocess(
     x: Tensor, weights: list[Tensor], mean: Tensor | None, var: Tensor | None, stride: int, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     _check(x, weights, mean, var, stride)
-    kernels = launchers("preprocess", computing("preprocess", x.device.type))
+    kernels = launchers("preprocess", computing("preprocess", x))
     xhat, own_mean, own_var = kernels.forward(x, weights, stride=stride, moments=mean is None)
     # Of the op's own: an output of an op must not be one of its inputs.
     used_mean = own_mean if mean is None else mean.to(torch.float64, copy=True)
@@ -128,7 +128,7 @@ def _preprocess_backward(
     need_dx: bool,
     need_weights: bool,
 ) -> list[Tensor]:
-    kernels = launchers("preprocess", computing("preprocess", x.device.type))
+    kernels = launchers("preprocess", computing("preprocess", x))
     grad, pixels = maps.as_maps(grad), xhat.numel() // xhat.shape[1]
     beta, gamma = torch.zeros_like(rstd), torch.zeros_like(rstd)
     if training:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from fastdarts._backend import backend_for
 from fastdarts.errors import UserError
 from fastdarts.ops import maps
-from fastdarts.ops._engine import launchers
+from fastdarts.ops._engine import computing, launchers
 from fastdarts.ops._stencil_cpu import empty_ys
 from fastdarts.reference.stencil import Conv
 from fastdarts.reference.stencil import stencil as _reference
@@ -170,8 +171,11 @@ class _Given:
         convs = _check(sources, source, kernel, dilation, stride, depthwise, pointwise, mean, rstd)
         return cls(sources, convs, depthwise, pointwise, mean, rstd)
 
-    def backend(self) -> str:
-        return backend_for("stencil", self.sources[0].device.type)
+    def on_reference(self) -> bool:
+        return backend_for("stencil", self.sources[0].device.type) == "reference"
+
+    def launchers(self) -> ModuleType:
+        return launchers("stencil", computing("stencil", self.sources[0]))
 
     def arguments(self) -> tuple[list[Tensor], list[Conv], list[Tensor], list[Tensor]]:
         return self.sources, self.convs, self.depthwise, self.pointwise
@@ -196,11 +200,11 @@ def _fake(*arguments: Any) -> tuple[list[Tensor], Tensor, Tensor]:
 @torch.library.impl(_NAME, ("cpu", "cuda"))
 def _forward(*arguments: Any) -> tuple[list[Tensor], Tensor, Tensor]:
     given = _Given.of(*arguments)
-    if given.backend() == "reference":
+    if given.on_reference():
         ys, y_mean, y_var = _reference(*given.arguments(), mean=given.mean, rstd=given.rstd)
         return [maps.as_maps(y) for y in ys], y_mean, y_var
     sources, mean, rstd = given.as_launched()
-    ys, *moments = launchers("stencil", given.backend()).forward(sources, *given.arguments()[1:], mean=mean, rstd=rstd)
+    ys, *moments = given.launchers().forward(sources, *given.arguments()[1:], mean=mean, rstd=rstd)
     assert moments[0] is not None and moments[1] is not None  # they were asked
     return ys, moments[0], moments[1]
 
@@ -227,13 +231,13 @@ def _backward(*arguments: Any) -> tuple[list[Tensor], list[Tensor], list[Tensor]
     *first, gradients, mean, rstd, weights = arguments
     given = _Given.of(*(*first, mean, rstd))
     _check_gradients(given.sources, given.convs, gradients)
-    if given.backend() == "reference":
+    if given.on_reference():
         found = _reference_backward(*given.arguments(), gradients, mean=mean, rstd=rstd, weights=weights)
         return [maps.as_maps(g) for g in found[0]], *found[1:]
     sources, mean, rstd = given.as_launched()
     shape = (len(given.convs), sources[0].shape[1])
     one, zero = sources[0].new_ones(shape, dtype=torch.float64), sources[0].new_zeros(shape, dtype=torch.float64)
-    out, depthwise, pointwise, sums, products = launchers("stencil", given.backend()).backward(
+    out, depthwise, pointwise, sums, products = given.launchers().backward(
         sources, *given.arguments()[1:], [maps.as_maps(dy) for dy in gradients], None, one, zero, zero,
         mean=mean, rstd=rstd, weights=weights,
     )  # fmt: skip

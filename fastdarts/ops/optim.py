@@ -1,0 +1,176 @@
+"""The optimisers' steps on flat buffers: SGD for the weights in two launches, Adam for the alphas in one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from fastdarts._backend import backend_for
+from fastdarts.errors import UserError
+from fastdarts.reference import optim as _reference
+
+__all__ = ["adam_", "sgd_"]
+
+_SGD = "fastdarts::sgd_"
+_ADAM = "fastdarts::adam_"
+_DTYPES = (torch.float32, torch.float64)
+
+torch.library.define(
+    _SGD,
+    "(Tensor(a!) weights, Tensor gradient, Tensor(b!) momentum, Tensor lr, *, float momentum_factor,"
+    " float weight_decay, float grad_clip) -> Tensor",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+torch.library.define(
+    _ADAM,
+    "(Tensor(a!) parameters, Tensor gradient, Tensor(b!) exp_avg, Tensor(c!) exp_avg_sq, Tensor(d!) step, Tensor lr, *,"
+    " float beta1, float beta2, float eps, float weight_decay) -> ()",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+
+
+def sgd_(
+    weights: Tensor,
+    gradient: Tensor,
+    momentum: Tensor,
+    lr: Tensor,
+    *,
+    momentum_factor: float,
+    weight_decay: float,
+    grad_clip: float,
+) -> Tensor:
+    _require_tensors("sgd_", {"weights": weights, "gradient": gradient, "momentum": momentum, "lr": lr})
+    norm: Tensor = torch.ops.fastdarts.sgd_(
+        weights,
+        gradient,
+        momentum,
+        lr,
+        momentum_factor=momentum_factor,
+        weight_decay=weight_decay,
+        grad_clip=grad_clip,
+    )
+    return norm
+
+
+def adam_(
+    parameters: Tensor,
+    gradient: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    step: Tensor,
+    lr: Tensor,
+    *,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+) -> None:
+    given = {"parameters": parameters, "gradient": gradient, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
+    _require_tensors("adam_", given | {"step": step, "lr": lr})
+    torch.ops.fastdarts.adam_(*given.values(), step, lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay)
+
+
+sgd_.__doc__, adam_.__doc__ = _reference.sgd_.__doc__, _reference.adam_.__doc__
+
+
+def _require_tensors(op: str, given: Mapping[str, Tensor]) -> None:
+    for name, tensor in given.items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{op}: {name} is a {type(tensor).__name__}; expected a torch.Tensor")
+
+
+def _check(op: str, buffers: Mapping[str, Tensor], scalars: Mapping[str, Tensor]) -> None:
+    first, written = next(iter(buffers.items()))
+    if written.dtype not in _DTYPES:
+        raise TypeError(f"{op}: {first} is {_dtype_name(written.dtype)}; expected float32 or float64")
+    if written.dim() != 1 or not written.numel():
+        raise UserError(f"{op}: {first} has shape {list(written.shape)}", "[P], P at least 1: every parameter")
+    for each, dtype, shape in ((buffers, written.dtype, written.shape), (scalars, torch.float64, torch.Size())):
+        for name, tensor in each.items():
+            if tensor.dtype != dtype:
+                raise TypeError(f"{op}: {name} is {_dtype_name(tensor.dtype)}; expected {_dtype_name(dtype)}")
+            if tensor.shape != shape:
+                raise UserError(f"{op}: {name} has shape {list(tensor.shape)}", f"{list(shape)}")
+            if tensor.device != written.device:
+                what, remedy = f"{op}: {name} is on {tensor.device}, {first} on {written.device}", "fill it there"
+                raise UserError(what, "one device", remedy)
+            if not tensor.is_contiguous():
+                raise UserError(f"{op}: {name} is not contiguous", "a contiguous buffer")
+            if tensor.requires_grad:
+                what = f"{op}: {name} requires gradients"
+                raise UserError(what, "buffers without gradients", f"pass {name}.detach(), which shares its memory")
+
+
+def _dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _on_kernels(device: str) -> bool:
+    return backend_for("optim", device) in ("triton", "cuda")
+
+
+def _sgd(
+    weights: Tensor,
+    gradient: Tensor,
+    momentum: Tensor,
+    lr: Tensor,
+    *,
+    momentum_factor: float,
+    weight_decay: float,
+    grad_clip: float,
+) -> Tensor:
+    _check("sgd_", {"weights": weights, "gradient": gradient, "momentum": momentum}, {"lr": lr})
+    step = _reference.sgd_
+    if _on_kernels(weights.device.type):
+        from fastdarts.ops._optim_triton import sgd_ as step
+    return step(
+        weights,
+        gradient,
+        momentum,
+        lr,
+        momentum_factor=momentum_factor,
+        weight_decay=weight_decay,
+        grad_clip=grad_clip,
+    )
+
+
+def _adam(
+    parameters: Tensor,
+    gradient: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    step: Tensor,
+    lr: Tensor,
+    *,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+) -> None:
+    buffers = {"parameters": parameters, "gradient": gradient, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
+    _check("adam_", buffers, {"step": step, "lr": lr})
+    update = _reference.adam_
+    if _on_kernels(parameters.device.type):
+        from fastdarts.ops._optim_triton import adam_ as update
+    update(*buffers.values(), step, lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay)
+
+
+for _name, _function in ((_SGD, _sgd), (_ADAM, _adam)):
+    for _device in ("cpu", "cuda"):
+        torch.library.impl(_name, _device)(_function)
+
+
+@torch.library.register_fake(_SGD)
+def _fake_sgd(weights: Tensor, gradient: Tensor, momentum: Tensor, lr: Tensor, **_: float) -> Tensor:
+    _check("sgd_", {"weights": weights, "gradient": gradient, "momentum": momentum}, {"lr": lr})
+    return torch.empty_like(lr)
+
+
+@torch.library.register_fake(_ADAM)
+def _fake_adam(
+    parameters: Tensor, gradient: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, step: Tensor, lr: Tensor, **_: float
+) -> None:
+    buffers = {"parameters": parameters, "gradient": gradient, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
+    _check("adam_", buffers, {"step": step, "lr": lr})
