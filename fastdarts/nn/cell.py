@@ -20,7 +20,7 @@ from fastdarts.nn.checks import (
     check_vector,
     halved,
 )
-from fastdarts.nn.fused import Engine, as_laid_out, cast_once, check_memory, hooked, preprocess
+from fastdarts.nn.fused import Engine, as_laid_out, cast_once, check_memory, constant, hooked, preprocess
 from fastdarts.nn.operations import FactorizedReduce, ReLUConvBN, build_op
 from fastdarts.nn.stack import Stack, StackedPart
 from fastdarts.nn.trunk import StackedCell
@@ -240,7 +240,7 @@ class Cell(StackedCell):
         if edge_weights is not None:
             if route.read:
                 # What no candidate has may be anything, and the product's gradient would read it.
-                matrix = torch.where(torch.tensor(route.read, device=matrix.device), matrix[:, : self.space.width], 0)
+                matrix = torch.where(constant(route.read, matrix.device), matrix[:, : self.space.width], 0)
             matrix = matrix[:, : self.space.width] * edge_weights.unsqueeze(1)
             bypass = edge_weights if self.partial > 1 else None
         with cast_once(s1) as cast:

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +22,22 @@ from fastdarts.nn.operations import FactorizedReduce, ReLUConvBN
 from fastdarts.nn.stack import Stack
 from fastdarts.ops.cell import cell as fused_cell
 from fastdarts.ops.cell import on_reference
-from fastdarts.ops.maps import is_maps, stored_dtypes
+from fastdarts.ops.maps import is_maps, keep_if_captured, stored_dtypes
 from fastdarts.ops.preprocess import preprocess as fused_preprocess
 from fastdarts.ops.track import track_
 from fastdarts.plan import MEMORY, CellPlan, Norm, Parameter
 
-__all__ = ["Engine", "Route", "as_laid_out", "cast_once", "check_memory", "hooked", "laid_out", "preprocess"]
+__all__ = [
+    "Engine",
+    "Route",
+    "as_laid_out",
+    "cast_once",
+    "check_memory",
+    "constant",
+    "hooked",
+    "laid_out",
+    "preprocess",
+]
 
 _LOG = logging.getLogger("fastdarts")
 
@@ -183,7 +193,7 @@ class Engine:
         mean = var = rows = None
         if route.norms and settings is not None:
             if route.rows is not None:
-                rows = _index_of(route.rows, sources[0].device)
+                rows = constant(route.rows, sources[0].device)
             if not settings.batch:
                 mean, var = (_rows(each, rows).flatten() for each in stack.statistics(edge)[:2])
         out, mean, var = fused_cell(
@@ -270,10 +280,18 @@ def _track(
             own.index_copy_(0, rows, moved.to(own.dtype))
 
 
+def constant(values: tuple[Any, ...], device: torch.device) -> Tensor:
+    """Numbers on a device: made once, since a copy from the host in every step is what a CUDA graph cannot hold."""
+    found = _constant(values, device)
+    keep_if_captured(found, device)
+    return found
+
+
+# torch.compile takes the tensor as a constant: it cannot trace a cache.
+@torch.compiler.assume_constant_result
 @functools.lru_cache(maxsize=1024)
-def _index_of(rows: tuple[int, ...], device: torch.device) -> Tensor:
-    # Kept: made anew it would be a copy from the host in every step, which a CUDA graph cannot hold.
-    return torch.tensor(rows, device=device)
+def _constant(values: tuple[Any, ...], device: torch.device) -> Tensor:
+    return torch.tensor(values, device=device)
 
 
 def _rows(values: Tensor, rows: Tensor | None) -> Tensor:

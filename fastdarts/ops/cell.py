@@ -160,6 +160,7 @@ def _cell(
     check(sources, weights, bypass, parameters, noise, mean, var, decoded, memory)
     device, asked = sources[0].device, (True,) * len(sources)
     chosen = layout(plan, memory, weights.shape[1], str(device), asked, True)
+    maps.keep_if_captured(chosen, device)
     if mean is None or var is None:
         statistics = Statistics.unknown(decoded.mixed, eps, device)
     else:
@@ -195,6 +196,7 @@ def _cell_backward(
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     asked = Asked(tuple(need_sources), need_weights, need_bypass, need_parameters)
     chosen = layout(plan, memory, weights.shape[1], str(grad.device), asked.sources, need_parameters)
+    maps.keep_if_captured(chosen, grad.device)
     decoded = chosen.plan
     statistics = Statistics.known(mean, var, chosen, eps)
     work = _work(sources, weights, bypass, parameters, noise, statistics, chosen, backend)

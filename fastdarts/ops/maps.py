@@ -22,12 +22,14 @@ __all__ = [
     "empty",
     "empty_maps",
     "is_maps",
+    "keep_if_captured",
     "observed",
     "pixel_stride",
     "stored_dtypes",
     "zeros_maps",
 ]
 
+_CAPTURED: list[object] = []
 _STORED = (torch.float32, torch.bfloat16, torch.float64)
 
 _observer: ContextVar[Callable[[Tensor], None] | None] = ContextVar("fastdarts_allocations", default=None)
@@ -102,6 +104,12 @@ def check_stored(op: str, name: str, x: Tensor) -> None:
     if x.dtype not in allowed:
         got, *names = (str(dtype).removeprefix("torch.") for dtype in (x.dtype, *allowed))
         raise TypeError(f"{op}: {name} is {got}; expected {', '.join(names[:-1])} or {names[-1]}")
+
+
+def keep_if_captured(constants: object, device: torch.device) -> None:
+    """Keep for good what a CUDA graph that is being captured will read at every replay, and a cache may let go."""
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        _CAPTURED.append(constants)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastdarts._backend import backend_for
+from fastdarts._backend import backend_for, use_backend
 from fastdarts.errors import UserError
 from fastdarts.ops import maps
 from fastdarts.ops._engine import computing, launchers
@@ -255,6 +255,8 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[list[Tensor], Tensor,
     sources, *ctx.numbers, depthwise, pointwise, mean, rstd = inputs
     ctx.mark_non_differentiable(*output[1:])
     ctx.lengths = len(sources), len(depthwise)
+    # On a GPU backward runs in a thread of its own, where the choice of a block of this one is not in force.
+    ctx.backend = backend_for("stencil", sources[0].device.type)
     ctx.save_for_backward(*sources, *depthwise, *pointwise, mean, rstd)
 
 
@@ -265,7 +267,8 @@ def _gradients(ctx: Any, dys: list[Tensor], *_: Tensor) -> tuple[Any, ...]:
     needs = ctx.needs_input_grad
     weights = any(needs[5]) or any(needs[6])
     given = sources, *ctx.numbers, depthwise, pointwise, list(dys), mean, rstd, weights
-    g, ddepthwise, dpointwise, sums, products = torch.ops.fastdarts.stencil_backward(*given)
+    with use_backend(ctx.backend):
+        g, ddepthwise, dpointwise, sums, products = torch.ops.fastdarts.stencil_backward(*given)
     dmean = drstd = None
     if rstd is not None:
         dmean, drstd = (-sums * rstd).to(mean.dtype), (products / rstd).to(rstd.dtype)

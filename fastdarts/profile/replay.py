@@ -34,7 +34,8 @@ class ReplayTracker(Tracker):
     """
 
     def run(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if getattr(func, "namespace", "") != "fastdarts":
+        # What only writes to its arguments has nothing to make again.
+        if getattr(func, "namespace", "") != "fastdarts" or not func._schema.returns:
             return func(*args, **kwargs)
         leaves, spec = tree_flatten((args, kwargs))
         key = (func, spec, tuple(_layout(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves))
