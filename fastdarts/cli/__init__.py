@@ -50,6 +50,7 @@ def search(
     device: options.Device = "auto",
     backend: options.Backend = "auto",
     memory: options.Memory = "fast",
+    graph: options.Graph = "auto",
     resume: options.Resume = None,
     previous: options.Previous = False,
     as_json: options.AsJson = False,
@@ -71,7 +72,7 @@ def search(
         named = {"epochs": epochs, "batch_size": batch_size, "channels": channels, "layers": layers, "seed": seed}
         named |= {"hypergradient": hypergradient, "data_root": absolute(root)}
         overrides = given(named) | read_settings(settings, searching.SearchConfig, named)
-        overrides |= {"device": device, "backend": backend, "memory": memory}
+        overrides |= {"device": device, "backend": backend, "memory": memory, "graph": graph}
         overrides["check_hypergradient"] = read_integers(check_hypergradient)
         if data != "digits":
             overrides.setdefault("layers", chosen_space.layers)

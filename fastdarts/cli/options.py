@@ -19,6 +19,7 @@ __all__ = [
     "Data",
     "Device",
     "Epochs",
+    "Graph",
     "Hypergradient",
     "Layers",
     "Memory",
@@ -53,6 +54,9 @@ Data = Annotated[
 ]
 Device = Annotated[str, Option(help="auto, cpu, cuda or cuda:N.")]
 Epochs = Annotated[int | None, Option(help="Passes over the training images. (default: as published; digits 15)")]
+Graph = Annotated[
+    str, Option(help="On a GPU, a step as one CUDA graph: auto (where it can be one) or off. The numbers are the same.")
+]
 Hypergradient = Annotated[str | None, Option(help="Another kind than the method's, e.g. second-exact or amended.")]
 Layers = Annotated[int | None, Option(help="Number of cells. (default: as published; digits 3)")]
 Memory = Annotated[str, Option(help="What a step keeps: fast, balanced (half as much) or lean (least; slower).")]

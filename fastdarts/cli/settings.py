@@ -20,6 +20,7 @@ _OTHERWISE = {
     "device": "--device",
     "backend": "--backend",
     "memory": "--memory",
+    "graph": "--graph",
     "genotype": "the argument TARGET",
 }
 

@@ -14,7 +14,10 @@ from fastdarts.data.imageset import ImageSet
 from fastdarts.errors import UserError
 from fastdarts.ops import augment
 
-__all__ = ["Batches", "split_levels"]
+__all__ = ["DRAWS", "Batches", "moved", "pinned", "split_levels"]
+
+# Numbers that decide an image of a batch: its index, two offsets, whether it is mirrored, four sides of the cutout.
+DRAWS = 8
 
 
 def split_levels(count: int, portion: float, seed: int) -> tuple[Tensor, Tensor]:
@@ -106,12 +109,7 @@ class Batches:
         Returns:
             x, [B, C, H, W], float32, augmented and normalised, and y, [B], int64, both on the device.
         """
-        if self._position == len(self):
-            self._begin_pass()
-        start = self._position * self.batch_size
-        index = self._order[start : start + self.batch_size]
-        self._position += 1
-        return self._batch(index, *self._draw(len(index)))
+        return self.make(moved(self.draw(), self.device))
 
     def once(self) -> Iterator[tuple[Tensor, Tensor]]:
         """One pass for evaluation: not augmented, in index order, with the last, smaller batch; the stream stays.
@@ -119,11 +117,46 @@ class Batches:
         Yields:
             x and y as :meth:`next` returns them.
         """
+        for draws in self.still():
+            yield self.make(moved(draws, self.device))
+
+    def draw(self) -> Tensor:
+        """What decides the next batch; :meth:`make` makes it. The stream moves on.
+
+        Returns:
+            [DRAWS * B], int64, on the CPU: index [B], offset [B, 2], flip [B] and cutout [B, 4], as
+            :func:`fastdarts.ops.augment` takes them, one after the other, so that one copy brings them to the device.
+        """
+        if self._position == len(self):
+            self._begin_pass()
+        start = self._position * self.batch_size
+        index = self._order[start : start + self.batch_size]
+        self._position += 1
+        return _packed(index, *self._draw(len(index)))
+
+    def still(self) -> Iterator[Tensor]:
+        """What decides the batches of :meth:`once`, each as :meth:`draw` returns it."""
         for index in self.indices.split(self.batch_size):
             count = len(index)
             unmoved = torch.zeros(count, 2, dtype=torch.int64)
             unflipped = torch.zeros(count, dtype=torch.bool)
-            yield self._batch(index, unmoved, unflipped, torch.zeros(count, 4, dtype=torch.int64))
+            yield _packed(index, unmoved, unflipped, torch.zeros(count, 4, dtype=torch.int64))
+
+    def make(self, draws: Tensor) -> tuple[Tensor, Tensor]:
+        """The batch of what was drawn; a GPU makes it without a word from the host, so a CUDA graph can hold it.
+
+        Args:
+            draws: [DRAWS * B], int64, on the device; from :meth:`draw` or :meth:`still`.
+
+        Returns:
+            x and y as :meth:`next` returns them.
+        """
+        count = len(draws) // DRAWS
+        index, offset, flip, cutout = draws.split((count, 2 * count, count, 4 * count))
+        x = augment(
+            self.images.images, index, offset.view(-1, 2), flip.bool(), cutout.view(-1, 4), self._scale, self._shift
+        )
+        return x, self.images.labels.index_select(0, index)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands: two generator states (uint8 tensors of 5 kB) and integers.
@@ -213,10 +246,22 @@ class Batches:
                 cutout[:, 2 * axis + 1] = (low + side).clamp(max=length)
         return offset, flip, cutout
 
-    def _batch(self, index: Tensor, offset: Tensor, flip: Tensor, cutout: Tensor) -> tuple[Tensor, Tensor]:
-        index, offset, flip, cutout = (tensor.to(self.device) for tensor in (index, offset, flip, cutout))
-        x = augment(self.images.images, index, offset, flip, cutout, self._scale, self._shift)
-        return x, self.images.labels[index]
+
+def moved(numbers: Tensor, device: torch.device) -> Tensor:
+    """What the host drew, on the device; the host does not wait for it."""
+    return pinned(numbers, device).to(device, non_blocking=True)
+
+
+def pinned(numbers: Tensor, device: torch.device) -> Tensor:
+    """What the host drew, where a copy to the device need not be waited for.
+
+    Torch keeps such memory until the copy was made, also when this tensor is gone.
+    """
+    return numbers.pin_memory() if device.type == "cuda" else numbers
+
+
+def _packed(index: Tensor, offset: Tensor, flip: Tensor, cutout: Tensor) -> Tensor:
+    return torch.cat([index, offset.flatten(), flip.to(torch.int64), cutout.flatten()])
 
 
 def _normalisation(images: ImageSet, device: torch.device) -> tuple[Tensor, Tensor]:

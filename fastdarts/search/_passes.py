@@ -14,7 +14,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from fastdarts.errors import UserError
 
-__all__ = ["GeneratorStates", "ModuleStates", "Passes"]
+__all__ = ["GeneratorStates", "ModuleStates", "NoGenerators", "Passes"]
 
 Loss = Callable[[], Tensor]
 
@@ -31,6 +31,13 @@ class GeneratorStates:
         torch.set_rng_state(self._cpu)
         if self._cuda:
             torch.cuda.set_rng_state_all(self._cuda)
+
+
+class NoGenerators:
+    """In place of :class:`GeneratorStates` where a loss draws nothing, or is evaluated once: nothing to put back."""
+
+    def restore(self) -> None:
+        """Nothing."""
 
 
 class ModuleStates:
@@ -103,18 +110,28 @@ class Passes:
         loss_val: the architecture level's loss, zero arguments.
         leaves: the weights and alphas.
         keep_module_state: whether a pass leaves its effect on module buffers, unless it is a discarded one.
+        generators: how the generators' states are kept; they cannot be asked for while a CUDA graph is captured.
     """
 
-    def __init__(self, loss_train: Loss, loss_val: Loss, *, leaves: Sequence[Tensor], keep_module_state: bool) -> None:
+    def __init__(
+        self,
+        loss_train: Loss,
+        loss_val: Loss,
+        *,
+        leaves: Sequence[Tensor],
+        keep_module_state: bool,
+        generators: type[GeneratorStates] | type[NoGenerators] = GeneratorStates,
+    ) -> None:
         self._losses = {"loss_train": loss_train, "loss_val": loss_val}
         self._leaves = leaves
         self._keep_module_state = keep_module_state
         self._modules = ModuleStates()
-        self._starts: dict[str, GeneratorStates] = {}
+        self._generators = generators
+        self._starts: dict[str, GeneratorStates | NoGenerators] = {}
         self._values: list[Tensor] = []
 
     def __enter__(self) -> Passes:
-        self._entry = GeneratorStates()
+        self._entry = self._generators()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -133,10 +150,10 @@ class Passes:
         """
         resume = None
         if level in self._starts:
-            resume = GeneratorStates()
+            resume = self._generators()
             self._starts[level].restore()
         else:
-            self._starts[level] = GeneratorStates()
+            self._starts[level] = self._generators()
         chosen = {id(tensor) for tensor in wanted}
         constants = [leaf for leaf in self._leaves if id(leaf) not in chosen]
         try:

@@ -13,7 +13,9 @@ from fastdarts.plan import MEMORY
 from fastdarts.search._hypergradient_kinds import EXACT
 from fastdarts.search.hypergradient import KINDS
 
-__all__ = ["SearchConfig", "check_fields", "config_from_json"]
+__all__ = ["GRAPH", "SearchConfig", "check_fields", "config_from_json"]
+
+GRAPH = ("auto", "off")
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,10 @@ class SearchConfig:
         backend: a name of :func:`fastdarts.use_backend`.
         memory: what the fused engine keeps for backward: ``fast``, ``balanced`` or ``lean``
             (:func:`fastdarts.ops.cell`); the numbers are the same bit for bit.
+        graph: ``auto`` runs a step on a GPU as one CUDA graph where it can be one (docs/graph.md); ``off`` launches its
+            kernels one by one. The numbers are the same bit for bit.
         threads: CPU threads, 0 for as many as torch takes.
-        save_every: epochs between checkpoints.
+        save_every: epochs between checkpoints; on a GPU more, where saving would take over a fortieth of the time.
     """
 
     method: str = "darts-first"
@@ -89,6 +93,7 @@ class SearchConfig:
     device: str = "auto"
     backend: str = "auto"
     memory: str = "fast"
+    graph: str = "auto"
     threads: int = 0
     save_every: int = 1
 
@@ -115,6 +120,8 @@ class SearchConfig:
             raise UserError(f"epsilon is {self.epsilon}", "a positive number", "DARTS uses 0.01")
         if self.memory not in MEMORY:
             raise UserError(f"memory is {self.memory!r}", f"one of {', '.join(MEMORY)}")
+        if self.graph not in GRAPH:
+            raise UserError(f"graph is {self.graph!r}", f"one of {', '.join(GRAPH)}")
         if self.hypergradient not in KINDS:
             raise UserError(f"unknown hypergradient {self.hypergradient!r}", f"one of {', '.join(KINDS)}")
         if self.hypergradient.startswith("second") and not self.lr:

@@ -6,7 +6,7 @@ import os
 import platform
 import random
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -96,14 +96,16 @@ def reopened(
 
 @contextmanager
 def reproducible(device: torch.device, threads: int = 0) -> Iterator[None]:
-    """While the block runs: ``threads`` CPU threads (0: as it is), and deterministic cuDNN algorithms, not timed."""
+    """While the block runs: ``threads`` CPU threads (0: as it is), deterministic cuDNN algorithms, not timed, and
+    ``device`` the one that kernels and graphs without a device of their own go to."""
     cudnn = torch.backends.cudnn
     before = torch.get_num_threads(), cudnn.deterministic, cudnn.benchmark
     torch.set_num_threads(threads or before[0])
     if device.type == "cuda":
         cudnn.deterministic, cudnn.benchmark = True, False
     try:
-        yield
+        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+            yield
     finally:
         torch.set_num_threads(before[0])
         cudnn.deterministic, cudnn.benchmark = before[1:]

@@ -26,11 +26,13 @@ from fastdarts.search.environment import (
     resolve_device,
     seed_everything,
 )
+from fastdarts.search.graph import new_recorder, new_step
 from fastdarts.search.methods import method
 from fastdarts.search.progress import Progress
 from fastdarts.search.runner import run_job
 from fastdarts.search.schedule import cosine
-from fastdarts.search.step import SearchStep, accuracy
+from fastdarts.search.step import accuracy
+from fastdarts.search.stepper import Evaluation, Stepper
 from fastdarts.spaces import Genotype, Space, space
 
 __all__ = ["SearchResult", "check_batch", "count_parameters", "evaluate", "resume", "search"]
@@ -173,12 +175,16 @@ class SearchJob:
         )
         check_batch(self.model, images, config.batch_size)
         self.model.to(self.device)
-        self.step_both = SearchStep(self.model, config, self.method.relaxation)
+        self.step_both = new_step(config, self.device, self.model, self.method.relaxation)
 
     def run(self, folder: RunFolder, progress: Progress, checkpoint: Checkpoint | None = None) -> SearchResult:
         """Search to the end, write the result, and return it."""
         with reproducible(self.device, self.config.threads):
             self.folder = folder
+            recorder = new_recorder(self.device, self.step_both, progress.note)
+            valid = None if self.config.one_level else self.valid
+            self.stepper = Stepper(self.step_both, self.train, valid, recorder)
+            self.evaluation = Evaluation(self.model, self.valid, recorder)
             run_job(self, folder, progress=progress, checkpoint=checkpoint, save_every=self.config.save_every)
         last = [record for record in folder.metrics() if record["kind"] == "epoch"][-1]
         result = SearchResult(
@@ -200,33 +206,35 @@ class SearchJob:
         self.model.train()
 
     def step(self, epoch: int, position: int) -> dict[str, Tensor]:
-        config = self.config
-        train = self.train.next()
-        valid = train if config.one_level else self.valid.next()
+        draws = self.stepper.draw()
         progress = (epoch * self.steps + position) / (self.epochs * self.steps)
-        if position == 0 and epoch in config.check_hypergradient:
-            self._check(epoch, train, valid, progress)
-        return self.step_both(train, valid if epoch >= config.arch_start_epoch else None, progress)
+        if position == 0 and epoch in self.config.check_hypergradient:
+            self._check(epoch, *self.stepper.batches(draws), progress)
+        return self.stepper(draws, progress, alphas=epoch >= self.config.arch_start_epoch)
 
     def end_epoch(self, epoch: int, step: int, means: Mapping[str, float], folder: RunFolder) -> dict[str, Any]:
-        valid_loss, valid_accuracy = evaluate(self.model, self.valid.once())
         genotype = self.model.genotype()
         weights, edge_weights = self.model.mixing_weights(), self.model.edge_weights()
-        folder.write_json(f"epochs/{epoch:04d}.json", self._epoch_file(epoch, genotype, weights, edge_weights))
+        epoch_file = self._epoch_file(epoch, genotype, weights, edge_weights)
+        entropy = {key: _entropy(value) for key, value in weights.items()}
+        # From here to the result nothing asks the device: a GPU evaluates while the host writes and counts.
+        self.evaluation.start()
+        folder.write_json(f"epochs/{epoch:04d}.json", epoch_file)
+        parameters = count_parameters(genotype, self.config.channels, self.config.layers, *self.ends)
+        valid_loss, valid_accuracy = self.evaluation.result()
         return dict(means) | {
             "valid_loss": valid_loss,
             "valid_accuracy": valid_accuracy,
             "lr": self.lr,
             "skips": {key: genotype.skips(key) for key in genotype.cells},
-            "entropy": {key: _entropy(value) for key, value in weights.items()},
-            "parameters": count_parameters(genotype, self.config.channels, self.config.layers, *self.ends),
+            "entropy": entropy,
+            "parameters": parameters,
         }
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "model": dict(self.model.state_dict()),
-            "weight_optimizer": self.step_both.weight_optimizer.state_dict(),
-            "arch_optimizer": self.step_both.arch_optimizer.state_dict(),
+            **self.step_both.state_dict(),
             "train": self.train.state_dict(),
             "valid": self.valid.state_dict(),
         }
@@ -236,8 +244,7 @@ class SearchJob:
         self.train.load_state_dict(state["train"])
         self.valid.load_state_dict(state["valid"])
         self.model.load_state_dict(state["model"], strict=True)
-        self.step_both.weight_optimizer.load_state_dict(state["weight_optimizer"])
-        self.step_both.arch_optimizer.load_state_dict(state["arch_optimizer"])
+        self.step_both.load_state_dict(state)
 
     def _check(self, epoch: int, train: tuple[Tensor, Tensor], valid: tuple[Tensor, Tensor], progress: float) -> None:
         values = dict(vars(self.step_both.check(train, valid, progress)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -16,9 +17,10 @@ from fastdarts.search.config import SearchConfig
 from fastdarts.search.hypergradient import HypergradientError, hypergradient, hypergradient_error
 from fastdarts.search.relaxation import Relaxation
 
-__all__ = ["Batch", "SearchStep", "accuracy", "descend"]
+__all__ = ["Batch", "Losses", "SearchStep", "accuracy", "descend"]
 
 Batch = tuple[Tensor, Tensor]
+Losses = dict[str, Callable[[], Tensor]]
 
 
 class SearchStep:
@@ -48,48 +50,67 @@ class SearchStep:
         for group in self.weight_optimizer.param_groups:
             group["lr"] = lr
 
-    def __call__(self, train: Batch, valid: Batch | None, progress: float) -> dict[str, Tensor]:
+    def __call__(self, train: Batch, valid: Batch | None, progress: float | Tensor) -> dict[str, Tensor]:
         """Update alphas (unless ``valid`` is None) and weights; return the losses and accuracies as scalars.
 
         Args:
             train: images [B, C, H, W] float32 and labels [B] int64 of the weight level.
             valid: the same of the architecture level; None while the alphas wait.
-            progress: share of the search behind, from 0 to 1.
+            progress: share of the search behind, from 0 to 1; a scalar float64 tensor where the step is unattended.
         """
         values: dict[str, Tensor] = {}
         if valid is not None:
             values |= self.arch_step(train, valid, progress)
         return values | self.weight_step(train, progress)
 
-    def arch_step(self, train: Batch, valid: Batch, progress: float) -> dict[str, Tensor]:
+    def arch_step(self, train: Batch, valid: Batch, progress: float | Tensor) -> dict[str, Tensor]:
         """Adam on the alphas along the hypergradient."""
         seen: dict[str, Tensor] = {}
-        gradients = hypergradient(
-            self.config.hypergradient, **self._problem(train, valid, progress, seen), module_state="peer"
-        )
-        for alpha, gradient in zip(self.alphas, gradients, strict=True):
-            alpha.grad = gradient
-        self.arch_optimizer.step()
-        self.arch_optimizer.zero_grad(set_to_none=True)
+        self._learn_alphas(self._hypergradient(self._losses(train, valid, progress, seen)))
         return {f"arch_{name}": value for name, value in seen.items()}
 
-    def weight_step(self, train: Batch, progress: float) -> dict[str, Tensor]:
+    def weight_step(self, train: Batch, progress: float | Tensor) -> dict[str, Tensor]:
         """SGD on the weights, gradient norm clipped."""
         with torch.no_grad():
             mixing = self.relaxation(self.model, progress)
         logits = self.model(train[0], **mixing)
         loss = F.cross_entropy(logits, train[1])
-        descend(loss, self.weights, self.weight_optimizer, self.config.grad_clip)
+        self._learn_weights(loss)
         return {"train_loss": loss.detach(), "train_accuracy": accuracy(logits, train[1])}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The optimisers' states, as torch's own give them."""
+        return {
+            "weight_optimizer": self.weight_optimizer.state_dict(),
+            "arch_optimizer": self.arch_optimizer.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what :meth:`state_dict` gave, of this or another kind of step."""
+        self.weight_optimizer.load_state_dict(state["weight_optimizer"])
+        self.arch_optimizer.load_state_dict(state["arch_optimizer"])
 
     def check(self, train: Batch, valid: Batch, progress: float) -> HypergradientError:
         """Error of the finite-difference hypergradient against the exact one; everything stays as it was."""
-        problem = self._problem(train, valid, progress, {}, exact=True)
+        problem = self._problem(self._losses(train, valid, progress, {}, exact=True))
         return hypergradient_error(self.config.hypergradient, **problem)
 
-    def _problem(
-        self, train: Batch, valid: Batch, progress: float, seen: dict[str, Tensor], *, exact: bool = False
-    ) -> dict[str, Any]:
+    def _hypergradient(self, losses: Losses) -> Sequence[Tensor]:
+        return hypergradient(self.config.hypergradient, **self._problem(losses), module_state="peer")
+
+    def _learn_alphas(self, gradients: Sequence[Tensor]) -> None:
+        for alpha, gradient in zip(self.alphas, gradients, strict=True):
+            alpha.grad = gradient
+        self.arch_optimizer.step()
+        self.arch_optimizer.zero_grad(set_to_none=True)
+
+    def _learn_weights(self, loss: Tensor) -> None:
+        descend(loss, self.weights, self.weight_optimizer, self.config.grad_clip)
+
+    def _losses(
+        self, train: Batch, valid: Batch, progress: float | Tensor, seen: dict[str, Tensor], *, exact: bool = False
+    ) -> Losses:
+        """The two levels' losses; the figures of the one that is differentiated are put into ``seen``."""
         config = self.config
         # The loss that the hypergradient differentiates: what it evaluates besides is at moved weights.
         own = "train" if config.hypergradient == "one-level" else "valid"
@@ -104,9 +125,12 @@ class SearchStep:
                 seen.update({"loss": value.detach(), "accuracy": accuracy(logits, batch[1])})
             return value
 
+        return {"loss_train": lambda: loss("train", train), "loss_val": lambda: loss("valid", valid)}
+
+    def _problem(self, losses: Losses) -> dict[str, Any]:
+        config = self.config
         return {
-            "loss_train": lambda: loss("train", train),
-            "loss_val": lambda: loss("valid", valid),
+            **losses,
             "weights": self.weights,
             "alphas": self.alphas,
             "lr": self.weight_optimizer.param_groups[0]["lr"],

@@ -1,0 +1,150 @@
+"""From draws to figures: a search's steps and evaluations on tensors that stay in place, replayed where possible."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastdarts.data.batches import DRAWS, Batches, moved, pinned
+from fastdarts.search._unattended import UnattendedStep
+from fastdarts.search.graph import Recorder, Replayed
+from fastdarts.search.step import SearchStep, accuracy
+
+__all__ = ["Evaluation", "Inputs", "Stepper"]
+
+_FIGURES = ("arch_loss", "arch_accuracy", "train_loss", "train_accuracy")
+
+
+class Inputs:
+    """What a step is told: one buffer, one copy to the device a step.
+
+    Args:
+        batch_size: images a level.
+        levels: 1 or 2.
+        device: where the buffer lies.
+
+    Attributes:
+        draws: for each level [DRAWS * batch_size], int64, views of the buffer.
+        lr, progress: [], float64, views of the buffer.
+    """
+
+    def __init__(self, batch_size: int, levels: int, device: torch.device) -> None:
+        size = DRAWS * batch_size
+        self._buffer = torch.zeros(levels * size + 2, dtype=torch.int64, device=device)
+        self.draws = self._buffer[:-2].split(size)
+        self.lr, self.progress = self._buffer[-2:].view(torch.float64).unbind()
+
+    def fill(self, *draws: Tensor, lr: float, progress: float) -> None:
+        """Bring the inputs of the next step to the device; the host does not wait for it."""
+        numbers = torch.tensor([lr, progress], dtype=torch.float64)
+        packed = torch.cat([*draws, numbers.view(torch.int64)])
+        self._buffer.copy_(pinned(packed, self._buffer.device), non_blocking=True)
+
+
+class Stepper:
+    """Runs steps: draws go in by one copy, and batches, both levels' learning and the figures follow on the device.
+
+    Args:
+        step: both levels' updates.
+        train: batches of the weight level.
+        valid: those of the architecture level; None where both levels learn from the same.
+        recorder: records the steps, one graph for those that move the alphas and one for those that do not.
+    """
+
+    def __init__(self, step: SearchStep, train: Batches, valid: Batches | None, recorder: Recorder | None) -> None:
+        self.step, self.train, self.valid = step, train, valid
+        self._inputs = Inputs(train.batch_size, 1 if valid is None else 2, train.device)
+        if isinstance(step, UnattendedStep):
+            step.lr = self._inputs.lr
+        # Made here, so that it outlives what the graphs call their own memory.
+        self._figures = torch.zeros(len(_FIGURES), dtype=torch.float64, device=train.device)
+        self._replayed = {
+            alphas: Replayed(functools.partial(self._compute, alphas), recorder) for alphas in (False, True)
+        }
+
+    def draw(self) -> list[Tensor]:
+        """What decides the next step's batches, of every level; the streams move on."""
+        return [level.draw() for level in (self.train, self.valid) if level is not None]
+
+    def batches(self, draws: list[Tensor]) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """The batches of both levels, made for a look at them."""
+        train = self.train.make(moved(draws[0], self.train.device))
+        return train, train if self.valid is None else self.valid.make(moved(draws[1], self.train.device))
+
+    def __call__(self, draws: list[Tensor], progress: float, *, alphas: bool) -> dict[str, Tensor]:
+        """One step.
+
+        Args:
+            draws: from :meth:`draw`.
+            progress: share of the search behind, from 0 to 1.
+            alphas: whether they learn; else they wait.
+
+        Returns:
+            The step's losses and accuracies as float64 scalars of their own on the device.
+        """
+        self._progress = progress
+        self._inputs.fill(*draws, lr=self.step.weight_optimizer.param_groups[0]["lr"], progress=progress)
+        self._replayed[alphas]()
+        # A copy, over which the next replay does not write.
+        figures = dict(zip(_FIGURES, self._figures.clone().unbind(), strict=True))
+        return {name: figures[name] for name in _FIGURES if alphas or not name.startswith("arch")}
+
+    def _compute(self, alphas: bool) -> None:
+        train, valid = self.train.make(self._inputs.draws[0]), None
+        if alphas:
+            valid = train if self.valid is None else self.valid.make(self._inputs.draws[1])
+        unattended = isinstance(self.step, UnattendedStep)
+        values = self.step(train, valid, self._inputs.progress if unattended else self._progress)
+        for name, figure in zip(_FIGURES, self._figures, strict=True):
+            if name in values:
+                figure.copy_(values[name])
+
+
+class Evaluation:
+    """Mean cross-entropy and accuracy of a supernet in eval mode over one pass, as :func:`evaluate` gives them.
+
+    Args:
+        model: the supernet.
+        batches: their pass for evaluation.
+        recorder: records the passes of full batches.
+    """
+
+    def __init__(self, model: nn.Module, batches: Batches, recorder: Recorder | None) -> None:
+        self._model, self._batches = model, batches
+        self._draws = torch.zeros(DRAWS * batches.batch_size, dtype=torch.int64, device=batches.device)
+        self._sums = torch.zeros(2, dtype=torch.float64, device=batches.device)
+        self._replayed = Replayed(lambda: self._measure(self._draws), recorder)
+
+    def __call__(self) -> tuple[float, float]:
+        """Loss and accuracy."""
+        self.start()
+        return self.result()
+
+    def start(self) -> None:
+        """Begin; a GPU works on while the host does something else, as long as that does not ask it."""
+        training = self._model.training
+        self._model.eval()
+        self._sums.zero_()
+        for draws in self._batches.still():
+            if len(draws) == len(self._draws):
+                self._draws.copy_(pinned(draws, self._batches.device), non_blocking=True)
+                self._replayed()
+            else:
+                self._measure(moved(draws, self._batches.device))
+        self._model.train(training)
+
+    def result(self) -> tuple[float, float]:
+        """Loss and accuracy of the pass that was begun; waits for it."""
+        loss, correct = self._sums.tolist()
+        count = len(self._batches.indices)
+        return loss / count, correct / count
+
+    @torch.no_grad()
+    def _measure(self, draws: Tensor) -> None:
+        images, labels = self._batches.make(draws)
+        logits = self._model(images)
+        loss = F.cross_entropy(logits, labels, reduction="sum").double()
+        self._sums += torch.stack([loss, accuracy(logits, labels) * len(labels)])
