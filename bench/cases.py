@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from bench.floor import Cost
 from bench.machine import load_average
 from fastdarts import use_backend
-from fastdarts._backend import native
+from fastdarts._backend import backend_for
 from fastdarts.profile import kept_bytes
 
-__all__ = ["CUDA", "DEVICE", "MODES", "Case", "Problem", "classified", "measure"]
+__all__ = ["CUDA", "DEVICE", "MODES", "Case", "Problem", "classified", "measure", "peak_bytes"]
 
 CUDA = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if CUDA else "cpu")
@@ -90,8 +90,8 @@ class Case:
 
     def contenders(self, *, compiled: bool) -> tuple[str, ...]:
         """Their names, in the order in which they run."""
-        # No op has a CUDA kernel yet: there, plain torch is all there is to measure.
-        ours = self.modes if not CUDA and native() is not None else ()
+        # A GPU without kernels, or a host without its native core: plain torch is all there is to measure.
+        ours = self.modes if backend_for("cell", DEVICE.type) != "reference" else ()
         return ("eager", *(["compile"] if compiled and self.compiled else []), *ours)
 
 
@@ -121,7 +121,7 @@ def _running(problem: Problem, contender: str) -> AbstractContextManager[object]
     for module in problem.model.modules():
         if hasattr(module, "memory"):
             module.memory = contender
-    return use_backend("cpu")
+    return use_backend("auto")
 
 
 @functools.lru_cache(maxsize=1)
@@ -141,11 +141,11 @@ def _first(problem: Problem, contender: str) -> dict[str, Any]:
         found = problem.cost(contender if contender in MODES else "fast")
         facts |= {"flops": found.work.total, "moved_bytes": found.bytes}
     facts["kept_bytes"] = kept_bytes(problem.forward, problem.given)
-    facts["peak_bytes"] = _peak_bytes(problem.step)
+    facts["peak_bytes"] = peak_bytes(problem.step)
     return facts
 
 
-def _peak_bytes(step: Callable[[], object]) -> int:
+def peak_bytes(step: Callable[[], object]) -> int:
     """The most that a step holds beyond what was there before."""
     if CUDA:
         before = torch.cuda.memory_allocated()
