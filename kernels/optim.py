@@ -126,7 +126,7 @@ _ADAM = {
 VARIANTS: tuple[Variant, ...] = (
     Variant(
         squares,
-        {"p_gradient": "*fp32", "p_partials": "*fp64", "P": "i32"},
+        {"p_gradient": "*fp32", "p_partials": "*fp64", "P": "i32:16"},
         {"SHARE": 1, "BLOCK": 4096},
         warps=8,
         name="fp32",
@@ -140,7 +140,7 @@ VARIANTS: tuple[Variant, ...] = (
             "p_lr": "*fp64",
             "p_partials": "*fp64",
             "p_norm": "*fp64",
-            "P": "i32",
+            "P": "i32:16",
             "partials": "i32",
         },
         _SGD,
@@ -156,7 +156,7 @@ VARIANTS: tuple[Variant, ...] = (
             "p_exp_avg_sq": "*fp32",
             "p_step": "*fp64",
             "p_lr": "*fp64",
-            "P": "i32",
+            "P": "i32:16",
         },
         _ADAM,
         warps=8,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import random
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from fastdarts import _backend
 # Triton decides when a kernel is defined: without a GPU this whole process interprets them.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
+    if importlib.util.find_spec("triton"):
+        importlib.import_module("interpreted").interpret_as_compiled()
 
 settings.register_profile("fastdarts", derandomize=True, deadline=None, max_examples=50)
 settings.load_profile("fastdarts")

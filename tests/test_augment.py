@@ -171,6 +171,56 @@ def test_devices(device: torch.device) -> None:
     assert torch.equal(out.cpu(), reference(*inputs()))
 
 
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+@pytest.mark.parametrize("shape", [(5, 3, 7, 9), (1, 1, 1, 1), (4, 1, 6, 3), (3, 4, 40, 33), (2, 3, 32, 32)])
+def test_the_kernel_agrees_bit_for_bit(
+    shape: tuple[int, int, int, int], dtype: torch.dtype, triton_device: torch.device
+) -> None:
+    given = inputs(shape, dtype=dtype)
+    with _backend.use_backend("triton"):
+        out = augment(*(tensor.to(triton_device) for tensor in given))
+    assert out.device.type == triton_device.type and out.is_contiguous()
+    assert torch.equal(out.cpu().view(torch.int32), reference(*given).view(torch.int32))
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+def test_the_kernel_takes_far_offsets_and_cutouts(triton_device: torch.device) -> None:
+    from fastdarts.ops import _augment_triton
+
+    given = dict(zip(NAMES, inputs(), strict=True))
+    far = [(FAR, -FAR - 1), (-FAR - 1, FAR), (7, 0), (0, -9), (-7, 9), (0, 0)]
+    given["offset"] = torch.tensor(far)
+    given["cutout"] = torch.tensor([[0, 0, 0, 0], [-FAR - 1, FAR, -FAR - 1, FAR], [3, 1, 0, 9]] * 2)
+    out = _augment_triton.augment(**{name: tensor.to(triton_device) for name, tensor in given.items()})
+    assert torch.equal(out.cpu(), reference(**given))
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+def test_the_kernel_never_reads_an_image_that_is_not_there(triton_device: torch.device) -> None:
+    """No wait for the host, no memory beyond the set's: the images that were asked for in vain are not a number."""
+    from fastdarts.ops import _augment_triton
+
+    given = dict(zip(NAMES, inputs(), strict=True))
+    given["index"] = torch.tensor([0, -1, 4, 5, FAR, -FAR - 1])
+    out = _augment_triton.augment(**{name: tensor.to(triton_device) for name, tensor in given.items()}).cpu()
+    known = torch.tensor([True, False, True, False, False, False])
+    assert out[~known].isnan().all()
+    given["index"] = given["index"].where(known, 0)
+    assert torch.equal(out[known], reference(**given)[known])
+
+
+def test_the_kernel_takes_strided_draws_and_empty_batches(triton_device: torch.device) -> None:
+    from fastdarts.ops import _augment_triton
+
+    given = [tensor.to(triton_device) for tensor in inputs((8, 3, 7, 9), 12)]
+    strided = [given[0]] + [torch.stack([tensor, tensor], -1)[..., 0] for tensor in given[1:]]
+    assert torch.equal(_augment_triton.augment(*strided), reference(*given))
+    empty = [tensor.to(triton_device) for tensor in inputs(batch=0)]
+    assert _augment_triton.augment(*empty).shape == (0, 3, 7, 9)
+    assert _augment_triton.augment(*(tensor.to("meta") for tensor in given)).shape == (12, 3, 7, 9)
+
+
 def test_opcheck() -> None:
     for dtype in (torch.uint8, torch.float32):
         torch.library.opcheck(torch.ops.fastdarts.augment, tuple(inputs(dtype=dtype)))

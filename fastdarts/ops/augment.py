@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fastdarts._backend import backend_for, native
 from fastdarts.errors import UserError
+from fastdarts.ops import maps
 from fastdarts.reference.augment import augment as _reference
 
 __all__ = ["augment"]
@@ -90,8 +91,10 @@ def _cpu(
         low, high = (bound.item() for bound in torch.aminmax(index))
         if low < 0 or high >= count:
             raise UserError(f"augment: index holds {low if low < 0 else high}", f"0 to {count - 1} for {count} images")
-    core = native()
-    if backend_for("augment", "cpu") == "reference" or core is None:
+    core, backend = native(), backend_for("augment", "cpu")
+    if backend == "triton":  # interpreted
+        return _kernel(images, index, offset, flip, cutout, scale, shift)
+    if backend == "reference" or core is None:
         return _reference(images, index, offset, flip, cutout, scale, shift)
     index, offset, flip, cutout, scale, shift = (
         tensor.contiguous() for tensor in (index, offset, flip, cutout, scale, shift)
@@ -119,10 +122,19 @@ def _cpu(
 
 
 @torch.library.impl(_NAME, "cuda")
+@maps.on_its_device
 def _cuda(
     images: Tensor, index: Tensor, offset: Tensor, flip: Tensor, cutout: Tensor, scale: Tensor, shift: Tensor
 ) -> Tensor:
     _check(images, index, offset, flip, cutout, scale, shift)
-    # The range of index is left to torch's own device-side check: reading it here would make the host wait.
-    backend_for("augment", "cuda")
-    return _reference(images, index, offset, flip, cutout, scale, shift)
+    # The range of index is not read here, which would make the host wait: the reference leaves it to torch's own
+    # device-side check, the kernel writes NaN for an image that is not there.
+    if backend_for("augment", "cuda") == "reference":
+        return _reference(images, index, offset, flip, cutout, scale, shift)
+    return _kernel(images, index, offset, flip, cutout, scale, shift)
+
+
+def _kernel(*tensors: Tensor) -> Tensor:
+    from fastdarts.ops._augment_triton import augment as kernel  # only now: triton is optional
+
+    return kernel(*tensors)

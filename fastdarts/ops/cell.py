@@ -214,7 +214,7 @@ def _cell_backward(
 
 
 for _name, _function in ((_NAME, _cell), (_BACKWARD, _cell_backward)):
-    torch.library.impl(_name, ("cpu", "cuda"))(_function)
+    torch.library.impl(_name, ("cpu", "cuda"))(maps.on_its_device(_function))
 
 
 @torch.library.register_fake(_NAME)

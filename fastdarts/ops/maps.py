@@ -6,9 +6,11 @@ A map is a tensor [N, C, H, W] with `stride(1) == 1` and one pixel stride P: `x[
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,11 +26,13 @@ __all__ = [
     "is_maps",
     "keep_if_captured",
     "observed",
+    "on_its_device",
     "pixel_stride",
     "stored_dtypes",
     "zeros_maps",
 ]
 
+_P, _R = ParamSpec("_P"), TypeVar("_R")
 _CAPTURED: list[object] = []
 _STORED = (torch.float32, torch.bfloat16, torch.float64)
 
@@ -110,6 +114,21 @@ def keep_if_captured(constants: object, device: torch.device) -> None:
     """Keep for good what a CUDA graph that is being captured will read at every replay, and a cache may let go."""
     if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         _CAPTURED.append(constants)
+
+
+def on_its_device(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """An op's implementation with its first tensor's GPU as the current one, on which kernels are launched."""
+
+    @functools.wraps(function)
+    def guarded(*arguments: _P.args, **options: _P.kwargs) -> _R:
+        flat = (each for given in arguments for each in (given if isinstance(given, list) else [given]))
+        x = next(each for each in flat if isinstance(each, Tensor))
+        if x.device.type != "cuda":
+            return function(*arguments, **options)
+        with torch.cuda.device(x.device):
+            return function(*arguments, **options)
+
+    return guarded
 
 
 @contextmanager

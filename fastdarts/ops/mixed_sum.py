@@ -312,7 +312,7 @@ def _kernels(x: Tensor) -> ModuleType:
 
 
 for _name, _function in ((_NAME, _mixed_sum), (_BACKWARD, _mixed_sum_backward), (_MOMENTS, _pool_moments)):
-    torch.library.impl(_name, ("cpu", "cuda"))(_function)
+    torch.library.impl(_name, ("cpu", "cuda"))(maps.on_its_device(_function))
 
 
 @torch.library.register_fake(_NAME)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
+from types import ModuleType
 
 import torch
 from torch import Tensor
 
 from fastdarts._backend import backend_for
 from fastdarts.errors import UserError
+from fastdarts.ops import maps
 from fastdarts.reference import optim as _reference
 
 __all__ = ["adam_", "sgd_"]
@@ -107,8 +110,10 @@ def _dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _on_kernels(device: str) -> bool:
-    return backend_for("optim", device) in ("triton", "cuda")
+def _steps(device: str) -> ModuleType:
+    """Where `sgd_` and `adam_` come from; triton is imported only now, because it is optional."""
+    on_kernels = backend_for("optim", device) in ("triton", "cuda")
+    return importlib.import_module("fastdarts.ops._optim_triton") if on_kernels else _reference
 
 
 def _sgd(
@@ -122,10 +127,7 @@ def _sgd(
     grad_clip: float,
 ) -> Tensor:
     _check("sgd_", {"weights": weights, "gradient": gradient, "momentum": momentum}, {"lr": lr})
-    step = _reference.sgd_
-    if _on_kernels(weights.device.type):
-        from fastdarts.ops._optim_triton import sgd_ as step
-    return step(
+    norm: Tensor = _steps(weights.device.type).sgd_(
         weights,
         gradient,
         momentum,
@@ -134,6 +136,7 @@ def _sgd(
         weight_decay=weight_decay,
         grad_clip=grad_clip,
     )
+    return norm
 
 
 def _adam(
@@ -151,15 +154,13 @@ def _adam(
 ) -> None:
     buffers = {"parameters": parameters, "gradient": gradient, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
     _check("adam_", buffers, {"step": step, "lr": lr})
-    update = _reference.adam_
-    if _on_kernels(parameters.device.type):
-        from fastdarts.ops._optim_triton import adam_ as update
-    update(*buffers.values(), step, lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay)
+    _steps(parameters.device.type).adam_(
+        *buffers.values(), step, lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay
+    )
 
 
 for _name, _function in ((_SGD, _sgd), (_ADAM, _adam)):
-    for _device in ("cpu", "cuda"):
-        torch.library.impl(_name, _device)(_function)
+    torch.library.impl(_name, ("cpu", "cuda"))(maps.on_its_device(_function))
 
 
 @torch.library.register_fake(_SGD)

@@ -150,7 +150,7 @@ def _preprocess_backward(
 
 
 for _name, _function in ((_NAME, _preprocess), (_BACKWARD, _preprocess_backward)):
-    torch.library.impl(_name, ("cpu", "cuda"))(_function)
+    torch.library.impl(_name, ("cpu", "cuda"))(maps.on_its_device(_function))
 
 
 @torch.library.register_fake(_NAME)

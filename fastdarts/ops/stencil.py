@@ -198,6 +198,7 @@ def _fake(*arguments: Any) -> tuple[list[Tensor], Tensor, Tensor]:
 
 
 @torch.library.impl(_NAME, ("cpu", "cuda"))
+@maps.on_its_device
 def _forward(*arguments: Any) -> tuple[list[Tensor], Tensor, Tensor]:
     given = _Given.of(*arguments)
     if given.on_reference():
@@ -227,6 +228,7 @@ def _backward_fake(*arguments: Any) -> tuple[list[Tensor], list[Tensor], list[Te
 
 
 @torch.library.impl(_BACKWARD, ("cpu", "cuda"))
+@maps.on_its_device
 def _backward(*arguments: Any) -> tuple[list[Tensor], list[Tensor], list[Tensor], Tensor, Tensor]:
     *first, gradients, mean, rstd, weights = arguments
     given = _Given.of(*(*first, mean, rstd))

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastdarts._backend import backend_for
 from fastdarts.errors import UserError
+from fastdarts.ops import maps
 from fastdarts.reference.track import track_ as _reference
 
 __all__ = ["track_"]
@@ -64,6 +65,7 @@ def _name(dtype: torch.dtype) -> str:
 
 
 @torch.library.impl(_NAME, ("cpu", "cuda"))
+@maps.on_its_device
 def _track(
     mean: Tensor,
     var: Tensor,

@@ -32,7 +32,7 @@ def augment(
 
     Raises:
         UserError: (the op) a shape, a device, a layout or an index that does not fit, or an input that requires
-            gradients.
+            gradients. A GPU's kernel gives an image of NaN for such an index: the host does not wait to read it.
         TypeError: (the op) a dtype that does not fit.
 
     Source: quark0/darts `utils._data_transforms_cifar10`; DeVries and Taylor 2017 for the cutout.
