@@ -10,6 +10,7 @@ namespace fastdarts {
 
 // Each in csrc/bindings/<op>.cpp.
 void bind_stencil(pybind11::module_& module);
+void bind_stencil_cuda(pybind11::module_& module);
 void bind_mixed_sum(pybind11::module_& module);
 void bind_preprocess(pybind11::module_& module);
 
@@ -77,6 +78,7 @@ PYBIND11_MODULE(_C, module) {
     bind_augment<std::uint8_t>(module, "augment_uint8");
     bind_augment<float>(module, "augment_float32");
 #ifdef FASTDARTS_CUDA
+    fastdarts::bind_stencil_cuda(module);
     module.def(
         "cuda_devices",
         [] {

@@ -8,6 +8,9 @@ namespace fastdarts {
 struct bfloat16 {
     std::uint16_t bits;
 };
+struct float16 {
+    std::uint16_t bits;
+};
 
 // Arithmetic<T>: what values stored as T are multiplied and added in, and what weights and coefficients are passed as.
 template <typename T>

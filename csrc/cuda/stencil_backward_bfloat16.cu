@@ -1,0 +1,14 @@
+#include "stencil_backward.cuh"
+
+namespace fastdarts {
+namespace cuda {
+
+namespace backward {
+extern template void weights<bfloat16>(const Stencil& p, const Launch& launch, const Scratch& scratch);
+}
+
+template std::int64_t stencil_backward_scratch<bfloat16>(const Stencil& p);
+template void stencil_backward<bfloat16>(const Stencil& p, const Launch& launch);
+
+}  // namespace cuda
+}  // namespace fastdarts

@@ -1,0 +1,11 @@
+#include "stencil_backward.cuh"
+
+namespace fastdarts {
+namespace cuda {
+namespace backward {
+
+template void weights<bfloat16>(const Stencil& p, const Launch& launch, const Scratch& scratch);
+
+}  // namespace backward
+}  // namespace cuda
+}  // namespace fastdarts

@@ -1,0 +1,10 @@
+#include "stencil_forward.cuh"
+
+namespace fastdarts {
+namespace cuda {
+
+template std::int64_t stencil_forward_scratch<float>(const Stencil& p);
+template void stencil_forward<float>(const Stencil& p, const Launch& launch);
+
+}  // namespace cuda
+}  // namespace fastdarts

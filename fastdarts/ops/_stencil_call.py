@@ -1,0 +1,180 @@
+"""What the launchers of the native stencils share: one class, of which each backend has its own."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from fastdarts.errors import UserError
+from fastdarts.ops import maps
+from fastdarts.reference.stencil import Conv
+
+__all__ = ["Call", "Gradients", "empty_ys"]
+
+Gradients: TypeAlias = "tuple[list[Tensor], list[Tensor] | None, list[Tensor] | None, Tensor | None, Tensor | None]"
+
+
+class Call(ABC):
+    """The arguments of a launch of the native stencil, checked as far as memory is concerned."""
+
+    def __init__(
+        self,
+        sources: Sequence[Tensor],
+        convs: Sequence[Conv],
+        depthwise: Sequence[Tensor],
+        pointwise: Sequence[Tensor],
+        mean: Tensor | None,
+        rstd: Tensor | None,
+    ) -> None:
+        self.sources, self.convs = sources, convs
+        self.count, self.channels = sources[0].shape[:2]
+        self.dtype, self.device = sources[0].dtype, sources[0].device
+        arithmetic = maps.arithmetic(self.dtype)
+        self.weights = [[_plain(weight, arithmetic) for weight in given] for given in (depthwise, pointwise)]
+        self.statistics = [
+            None if given is None else self.vectors(name, given, len(sources))
+            for name, given in (("mean", mean), ("rstd", rstd))
+        ]
+        square = (self.channels, self.channels, 1, 1)
+        for conv, spread, mix in zip(convs, *self.weights, strict=True):
+            if spread.shape != (self.channels, 1, conv.kernel, conv.kernel) or mix.shape != square:
+                what = f"stencil: the weights of {conv} have shapes {list(spread.shape)} and {list(mix.shape)}"
+                raise UserError(what, f"[C, 1, k, k] and [C, C, 1, 1] with C = {self.channels}, k = {conv.kernel}")
+
+    @abstractmethod
+    def scratch(self, which: str, sizes: dict[str, Any], weights: bool | None) -> int:
+        """Bytes that `which`, forward or backward, needs."""
+
+    @abstractmethod
+    def call(self, which: str, **arguments: Any) -> None:
+        """Call the native function of `which`, forward or backward."""
+
+    def function(self, core: ModuleType, name: str) -> Callable[..., Any]:
+        """A native function for the sources' dtype."""
+        return getattr(core, f"{name}_{str(self.dtype).removeprefix('torch.')}")
+
+    def forward(self, moments: bool) -> tuple[list[Tensor], Tensor | None, Tensor | None]:
+        """Launch the forward kernel and return what the launchers do."""
+        ys = empty_ys(self.sources, self.convs)
+        shape = (len(self.convs), self.channels) if moments else (0,)
+        moment = [maps.empty(*shape, dtype=torch.float64, device=self.device) for _ in range(2)]
+        self.launch("forward", ys=ys, dx=None, g=None, gradients=None, y_mean=moment[0], y_var=moment[1])
+        return (ys, moment[0], moment[1]) if moments else (ys, None, None)
+
+    def backward(
+        self,
+        g: Sequence[Tensor],
+        ys: Sequence[Tensor] | None,
+        coefficients: Sequence[Tensor],
+        dx: Sequence[Tensor] | None,
+        weights: bool,
+    ) -> Gradients:
+        """Launch the backward kernel and return what the launchers do; coefficients: alpha, beta, gamma."""
+        add, normalised = dx is not None, self.statistics[0] is not None
+        if add and normalised:
+            raise UserError(
+                "stencil: dx is given with mean", "None: the gradient of a normalised source is a fresh map"
+            )
+        out = list(dx) if dx is not None else [maps.empty_maps(*x.shape, like=x) for x in self.sources]
+        gradients = None
+        if weights:
+            dtype = maps.arithmetic(self.dtype)
+            gradients = [
+                [maps.empty(*weight.shape, dtype=dtype, device=self.device) for weight in given]
+                for given in self.weights
+            ]
+        shape = (len(self.sources), self.channels) if normalised else (0,)
+        sums = [maps.empty(*shape, dtype=torch.float64, device=self.device) for _ in range(2)]
+        named = zip(("alpha", "beta", "gamma"), coefficients, strict=True)
+        alpha, beta, gamma = (self.vectors(name, value) for name, value in named)
+        self.launch(
+            "backward", ys=ys, dx=out, g=g, gradients=gradients, alpha=alpha, beta=beta, gamma=gamma, sums=sums[0],
+            products=sums[1], weights=weights, add=add,
+        )  # fmt: skip
+        ddepthwise, dpointwise = gradients if gradients is not None else (None, None)
+        totals = (sums[0], sums[1]) if normalised else (None, None)
+        return out, ddepthwise, dpointwise, *totals
+
+    def vectors(self, name: str, given: Tensor, rows: int | None = None) -> Tensor:
+        """Coefficients a channel, as the kernel reads them."""
+        shape = (len(self.convs) if rows is None else rows, self.channels)
+        if given.shape != shape or given.dtype != torch.float64:
+            raise UserError(f"stencil: {name} has shape {list(given.shape)}, {given.dtype}", f"{list(shape)}, float64")
+        return given.detach().contiguous()
+
+    def maps(self, name: str, given: Sequence[Tensor] | None, like: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """The address and the pixel stride of each map, where each must have these heights and widths."""
+        if given is None:
+            return [(0, 0)] * len(like)
+        found: list[tuple[int, int]] = []
+        last: tuple[Tensor, tuple[int, int]] | None = None
+        for x, size in zip(given, like, strict=True):
+            if last is not None and x is last[0] and size == last[1]:  # the gradient of a node, for all its edges
+                found.append(found[-1])
+                continue
+            last = x, size
+            whole = x.is_contiguous(memory_format=torch.channels_last)
+            stride = self.channels if whole else maps.pixel_stride(x)
+            if x.shape != (self.count, self.channels, *size) or x.dtype != self.dtype or stride == 0:
+                what = f"stencil: {name} has shape {list(x.shape)}, strides {x.stride()}, {x.dtype}"
+                raise UserError(what, f"maps {[self.count, self.channels, *size]}, {self.dtype}")
+            found.append((x.data_ptr(), stride))
+        return found
+
+    def launch(
+        self,
+        which: str,
+        *,
+        ys: Sequence[Tensor] | None,
+        dx: Sequence[Tensor] | None,
+        g: Sequence[Tensor] | None,
+        gradients: list[list[Tensor]] | None,
+        **rest: Any,
+    ) -> None:
+        """Fill the native function's tuples (csrc/bindings/stencil_call.h), allocate its scratch and call it."""
+        inner = [(x.shape[2], x.shape[3]) for x in self.sources]
+        outer = [_output_size(inner[conv.source], conv.stride) for conv in self.convs]
+        read, written = self.maps("a source", self.sources, inner), self.maps("dx", dx, inner)
+        sources = [(*x, *size, *out) for x, size, out in zip(read, inner, written, strict=True)]
+        pairs = [[weight.data_ptr() for weight in pair] for pair in zip(*self.weights, strict=True)]
+        outs = [(0, 0)] * len(pairs)
+        if gradients is not None:
+            outs = [(spread.data_ptr(), mix.data_ptr()) for spread, mix in zip(*gradients, strict=True)]
+        each = (self.convs, pairs, self.maps("y", ys, outer), self.maps("g", g, outer), outs)
+        convs = [
+            (c.source, c.kernel, c.dilation, c.stride, *w, *y, *dy, *out)
+            for c, w, y, dy, out in zip(*each, strict=True)
+        ]
+        sizes = {"count": self.count, "channels": self.channels, "sources": sources, "convs": convs}
+        needed = self.scratch(which, sizes, rest.get("weights"))
+        scratch = maps.empty(needed, dtype=torch.uint8, device=self.device)
+        if self.device.type == "meta":
+            return
+        addresses = {key: value.data_ptr() if isinstance(value, Tensor) else value for key, value in rest.items()}
+        mean, rstd = (0 if given is None else given.data_ptr() for given in self.statistics)
+        self.call(which, **sizes, **addresses, mean=mean, rstd=rstd, scratch=scratch.data_ptr(), scratch_bytes=needed)
+
+
+def _plain(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    if weight.dtype == dtype and weight.is_contiguous():
+        return weight
+    return weight.detach().to(dtype).contiguous()
+
+
+def _output_size(size: tuple[int, int], stride: int) -> tuple[int, int]:
+    return -(-size[0] // stride), -(-size[1] // stride)
+
+
+def empty_ys(sources: Sequence[Tensor], convs: Sequence[Conv]) -> list[Tensor]:
+    """What the forward kernel writes, uninitialised."""
+    ys = []
+    for conv in convs:
+        x = sources[conv.source]
+        height, width = _output_size((x.shape[2], x.shape[3]), conv.stride)
+        ys.append(maps.empty_maps(x.shape[0], x.shape[1], height, width, like=x))
+    return ys
