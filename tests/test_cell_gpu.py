@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from types import ModuleType
 
 import cell_oracle as oracle
 import pytest
 import torch
 import torch.nn.functional as F
 from cell_oracle import PLANS, given, outcome
+from cuda_shim import on_shim
+from tiny import SPACE
 from torch import Tensor
 
 from fastdarts import use_backend
 from fastdarts.nn import Supernet
-from fastdarts.ops import maps
+from fastdarts.ops import _engine, maps
 from fastdarts.ops.cell import cell
 from fastdarts.plan import MEMORY
-from fastdarts.spaces import space
+
+__all__ = ["on_shim"]
 
 ORDINARY = [name for name in PLANS if not name.startswith(("one pixel", "one image", "one channel", "only", "nothing"))]
-# Interpreted, a cell takes a second or more.
-FEW = ["uneven partial", "twice", "mixed op halved"]
+# Interpreted, DARTS' own cell takes 40 seconds, which one of its kind is worth.
+LARGE = ("normal", "reduction", "partial", "s1", "one pixel", "one image", "one channel")
 
 
 @pytest.fixture
@@ -29,14 +33,13 @@ def choose(triton_device: torch.device) -> Callable[[str], use_backend]:
     return lambda name: use_backend(name if triton_device.type == "cuda" else "triton")
 
 
-def few(names: list[str]) -> list[object]:
+def few(names: Iterable[str], *interpreted: str) -> list[object]:
     """All of them on a GPU, a few interpreted."""
-    marked = [pytest.param(name, marks=[] if name in FEW else pytest.mark.gpu) for name in names]
-    return marked
+    return [pytest.param(name, marks=[] if name in interpreted else pytest.mark.gpu) for name in names]
 
 
 @pytest.mark.usefixtures("poisoned_memory")
-@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize("name", few(PLANS, *(name for name in PLANS if name not in LARGE)))
 def test_is_the_reference(name: str, triton_device: torch.device) -> None:
     with use_backend("triton"):
         oracle.assert_same_function(given(name).to(triton_device))
@@ -50,7 +53,7 @@ def test_is_the_reference_with_running_statistics(name: str, triton_device: torc
 
 
 @pytest.mark.parametrize("backend", [pytest.param("cuda", marks=pytest.mark.gpu), "triton"])
-@pytest.mark.parametrize("name", few(ORDINARY))
+@pytest.mark.parametrize("name", few(ORDINARY, "twice", "mixed op halved"))
 def test_single_precision_rounds_as_plain_torch(
     name: str, backend: str, triton_device: torch.device, choose: Callable[[str], use_backend]
 ) -> None:
@@ -60,7 +63,7 @@ def test_single_precision_rounds_as_plain_torch(
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("backend", [pytest.param("cuda", marks=pytest.mark.gpu), "triton"])
-@pytest.mark.parametrize("name", few(ORDINARY))
+@pytest.mark.parametrize("name", few(ORDINARY, "mixed op halved"))
 def test_half_precision_rounds_as_plain_torch(
     name: str, backend: str, dtype: torch.dtype, triton_device: torch.device, choose: Callable[[str], use_backend]
 ) -> None:
@@ -71,7 +74,7 @@ def test_half_precision_rounds_as_plain_torch(
 
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize("backend", [pytest.param("cuda", marks=pytest.mark.gpu), "triton"])
-@pytest.mark.parametrize("name", few(ORDINARY))
+@pytest.mark.parametrize("name", few(ORDINARY, "uneven partial"))
 def test_memory_modes_change_no_bit(
     name: str, backend: str, triton_device: torch.device, choose: Callable[[str], use_backend]
 ) -> None:
@@ -81,6 +84,25 @@ def test_memory_modes_change_no_bit(
         for memory in MEMORY[1:]:
             found = outcome(cell, case, torch.float32, memory=memory)
             assert [key for key, value in expected.items() if not torch.equal(found[key], value)] == []
+
+
+@pytest.fixture
+def on_cuda_cells(on_shim: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Backend triton, interpreted, with the stencils in CUDA C++, on the shim: what backend cuda is on a GPU."""
+    monkeypatch.setitem(_engine._MODULES, "triton", _engine._MODULES["cuda"])
+    _engine.launchers.cache_clear()
+    yield
+    _engine.launchers.cache_clear()
+
+
+@pytest.mark.usefixtures("on_cuda_cells", "poisoned_memory")
+@pytest.mark.parametrize("name", ["uneven partial", "twice", "mixed op halved"])
+def test_cuda_and_triton_make_a_cell_together(name: str) -> None:
+    with use_backend("triton"):
+        case = oracle.given_for(PLANS[name][0], 4, 9, 8)
+        oracle.assert_rounds_as_plain_torch(case, torch.float32)
+        found = [outcome(cell, given(name), torch.float32, memory=memory) for memory in MEMORY]
+    assert all(torch.equal(value, each[key]) for each in found[1:] for key, value in found[0].items())
 
 
 def allocated(case: oracle.Given) -> list[tuple[int, torch.dtype]]:
@@ -93,7 +115,7 @@ def allocated(case: oracle.Given) -> list[tuple[int, torch.dtype]]:
 
 
 @pytest.mark.parametrize("backend", [pytest.param("cuda", marks=pytest.mark.gpu), "triton"])
-@pytest.mark.parametrize("name", few(["normal", "reduction", "uneven partial"]))
+@pytest.mark.parametrize("name", few(["normal", "reduction", "uneven partial"], "uneven partial"))
 def test_on_meta_the_same_is_allocated(
     name: str, backend: str, triton_device: torch.device, choose: Callable[[str], use_backend]
 ) -> None:
@@ -115,7 +137,7 @@ def test_a_supernet_learns_as_in_plain_torch(triton_device: torch.device) -> Non
     found = {}
     for backend in ("triton", "reference"):
         torch.manual_seed(0)
-        model = Supernet(space("darts"), channels=2, layers=3, classes=3, in_channels=1, partial=2)
+        model = Supernet(SPACE, channels=2, layers=3, classes=3, in_channels=1, partial=2)
         x, labels = torch.randn(3, 1, 8, 8, dtype=torch.float64), torch.tensor([0, 1, 2])
         with use_backend(backend):
             found[backend] = step(model.double().to(triton_device), x.to(triton_device), labels.to(triton_device))
