@@ -19,8 +19,9 @@ TORCH_INDEX ?=
 search: $(VENV)/ready
 	$(BIN)/fastdarts search --random-cells 5 $(if $(METHOD),--method $(METHOD)) $(ARGS)
 
+# A process a core, each file in one of them; pytest-benchmark's plugin warns beside xdist, and warnings are errors.
 test: $(VENV)/ready
-	$(BIN)/python -m pytest --cov=fastdarts $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -p no:benchmark --cov=fastdarts $(ARGS)
 
 # On an idle machine only. One file with torch.compile beside it: make bench BENCH=bench/bench_cell.py ARGS=--compile
 bench: $(VENV)/ready

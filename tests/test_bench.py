@@ -182,7 +182,9 @@ def test_a_benchmark_runs_as_its_heading_says(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pytest", "bench/bench_mixed_op.py", "-q", "-p", "no:cacheprovider", "-k", "eager"]
     command += ["--repeats", "1", "--benchmark-json", str(out)]
     # One thread: two that spin at OpenMP's barriers take minutes beside another process.
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    # And a run of its own, whatever this one is part of: beside xdist, pytest-benchmark measures nothing.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    environment["OMP_NUM_THREADS"] = "1"
     subprocess.run(command, cwd=root, check=True, capture_output=True, text=True, env=environment)
     rows = table.rows_of([json.loads(out.read_text(encoding="utf-8"))])
     assert [(row.case, row.contender) for row in rows] == [(case.name, "eager") for case in bench_mixed_op.CASES]
