@@ -93,13 +93,13 @@ class Blocks:
 
     @property
     def outer(self) -> int:
-        """Columns of programs that hold a gradient of the pointwise weights: more of them would spill."""
-        return min(32, self.columns) if self.wide > 8 else self.columns
+        """Columns of programs that hold a gradient of the pointwise weights."""
+        return self.columns
 
     @property
     def outer_warps(self) -> int:
-        """Of such a program."""
-        return 4 if self.wide <= 16 else 8
+        """Of such a program: with 4, ptxas would spill a few registers for a block more on a multiprocessor."""
+        return 8 if self.wide > 8 else 4
 
 
 def blocks(channels: int) -> Blocks:
@@ -328,8 +328,6 @@ def compiled(
             dict(pointers) | dict.fromkeys(rest, "i32"),
             constants,
             b.outer_warps if outer else b.warps,
-            # In outer products ptxas spills two registers at times (8 bytes, C 16), to fit one block more on a SM.
-            main=not outer,
             name=name,
         )
 

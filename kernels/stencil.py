@@ -27,6 +27,7 @@ from fastdarts.kernels._stencil import (
     G,
     X,
     Y,
+    appended,
     choose,
     compiled,
     depthwise,
@@ -35,6 +36,7 @@ from fastdarts.kernels._stencil import (
     pixels,
     pointer,
     pointwise,
+    replaced,
     stacked,
     stacked_pixels,
     weights_of,
@@ -45,19 +47,31 @@ __all__ = ["VARIANTS", "stencil_fold", "stencil_forward", "stencil_pack"]
 
 
 @triton.jit
-def _finish(b_y, p_y, p_moments, o_pixel, m_pixel, o_out, count, C: tl.constexpr, MOMENTS: tl.constexpr):
-    """Stores y [B, BO] and the moments of what was stored, taken about their own mean."""
+def _finish(
+    b_blocks, p_y, p_moments, o_pixels, m_pixels, o_out, count, C: tl.constexpr, MOMENTS: tl.constexpr
+):  # fmt: skip
+    """Stores blocks of y, a tuple of [B, BO], and the moments of what was stored, taken about their own mean."""
     m_out = o_out < C
-    m_y = m_pixel[:, None] & m_out[None, :]
-    b_stored = b_y.to(p_y.dtype.element_ty)
-    tl.store(p_y + o_pixel[:, None] * C + o_out[None, :], b_stored, mask=m_y)
+    b_stored = ()
+    b_sum = tl.zeros_like(b_blocks[0])
+    for i in tl.static_range(len(b_blocks)):
+        m_y = m_pixels[i][:, None] & m_out[None, :]
+        b_y = b_blocks[i].to(p_y.dtype.element_ty)
+        tl.store(p_y + o_pixels[i][:, None] * C + o_out[None, :], b_y, mask=m_y)
+        b_stored = appended(b_stored, b_y.to(b_sum.dtype))
+        b_sum += tl.where(m_y, b_stored[i], 0.0)
     if MOMENTS:
-        b_value = b_stored.to(b_y.dtype)
-        b_centre = tl.sum(tl.where(m_y, b_value, 0.0), axis=0) / count  # [BO]
+        b_centre = tl.sum(b_sum, axis=0) / count  # [BO]
         b_centre = tl.where(b_centre - b_centre == 0.0, b_centre, 0.0)  # finite
-        b_away = tl.where(m_y, b_value - b_centre[None, :], 0.0)
-        b_shift = (tl.sum(b_away, axis=0) / count).to(tl.float64)
-        b_square = tl.sum(b_away * b_away, axis=0).to(tl.float64) - count.to(tl.float64) * b_shift * b_shift
+        b_first = tl.zeros_like(b_sum)
+        b_second = tl.zeros_like(b_sum)
+        for i in tl.static_range(len(b_blocks)):
+            m_y = m_pixels[i][:, None] & m_out[None, :]
+            b_away = tl.where(m_y, b_stored[i] - b_centre[None, :], 0.0)
+            b_first += b_away
+            b_second += b_away * b_away
+        b_shift = (tl.sum(b_first, axis=0) / count).to(tl.float64)
+        b_square = tl.sum(b_second, axis=0).to(tl.float64) - count.to(tl.float64) * b_shift * b_shift
         tl.store(p_moments + o_out, b_centre.to(tl.float64) + b_shift, mask=m_out)
         tl.store(p_moments + C + o_out, b_square, mask=m_out)
 
@@ -73,7 +87,11 @@ def _forward(
     HY: tl.constexpr = (H + STRIDE - 1) // STRIDE
     WY: tl.constexpr = (W + STRIDE - 1) // STRIDE
     GROUPS: tl.constexpr = (HY + R - 1) // R
-    i_conv = field(p_table, i_job, CONV)
+    # The matrix unit takes 64 lines or more at once; a product a row holds fewer registers.
+    STACK: tl.constexpr = BQ < 64
+    COUNT: tl.constexpr = 1 if STACK else R
+    LINES: tl.constexpr = R * BQ if STACK else BQ
+    i_conv = field(p_table, i_job, CONV).to(tl.int32)
     i_slot = i_conv * tiles + i_tile
     if i_tile * BQ < n * (GROUPS * WY):
         p_x = pointer(p_table, i_job, X, T, VEC)
@@ -83,26 +101,45 @@ def _forward(
         p_weights = weights_of(p_packed, i_conv, C, KK)
         o_out1 = tl.program_id(1) * B1 + tl.arange(0, B1)
         o_out2 = B1 + tl.arange(0, B2 if B2 > 0 else 1)
-        b_y1 = tl.zeros([R * BQ, B1], A)
-        b_y2 = tl.zeros([R * BQ, B2 if B2 > 0 else 1], A)
+        b_y1 = ()
+        b_y2 = ()
+        for _ in tl.static_range(COUNT):
+            b_y1 = appended(b_y1, tl.zeros([LINES, B1], A))
+            b_y2 = appended(b_y2, tl.zeros([LINES, B2 if B2 > 0 else 1], A))
         for i_c in range(0, C, BC):
             o_c = i_c + tl.arange(0, BC)
             b_rows = depthwise(
                 p_x, p_weights, stride, o_n, o_group * R, o_w, m_q, o_c,
                 KERNEL, DILATION, STRIDE, H, W, C, KK, NORMAL, R, BQ, BC, A,
             )  # fmt: skip
-            b_z = stacked(b_rows, R, BQ, BC)
-            b_y1 = pointwise(b_y1, b_z, p_weights + KK * C, o_out1, o_c, False, C, PRECISION)
-            if B2 > 0:
-                b_y2 = pointwise(b_y2, b_z, p_weights + KK * C, o_out2, o_c, False, C, PRECISION)
-        o_pixel, m_pixel = stacked_pixels(i_tile, n, HY, WY, R, BQ)
-        count = tl.sum(m_pixel.to(A), axis=0)
+            b_z = b_rows
+            if STACK:
+                b_z = appended((), stacked(b_rows, R, BQ, BC))
+            for i in tl.static_range(COUNT):
+                b_new = pointwise(b_y1[i], b_z[i], p_weights + KK * C, o_out1, o_c, False, C, PRECISION)
+                b_y1 = replaced(b_y1, i, b_new)
+                if B2 > 0:
+                    b_new = pointwise(b_y2[i], b_z[i], p_weights + KK * C, o_out2, o_c, False, C, PRECISION)
+                    b_y2 = replaced(b_y2, i, b_new)
+        o_pixels = ()
+        m_pixels = ()
+        b_count = tl.zeros([LINES], A)
+        for r in tl.static_range(COUNT):
+            if STACK:
+                o_pixel, m_pixel = stacked_pixels(i_tile, n, HY, WY, R, BQ)
+            else:
+                o_pixel = ((o_n * HY + o_group * R) * WY + o_w).to(tl.int64) + r * WY
+                m_pixel = m_q & (o_group * R + r < HY)
+            o_pixels = appended(o_pixels, o_pixel)
+            m_pixels = appended(m_pixels, m_pixel)
+            b_count += m_pixel.to(A)
+        count = tl.sum(b_count, axis=0)
         if MOMENTS:
             tl.store(p_counts + i_slot, count.to(tl.float64), mask=tl.program_id(1) == 0)
-        p_tile = p_moments + i_slot * (2 * C)
-        _finish(b_y1, p_y, p_tile, o_pixel, m_pixel, o_out1, count, C, MOMENTS)
+        p_tile = p_moments + i_slot.to(tl.int64) * (2 * C)
+        _finish(b_y1, p_y, p_tile, o_pixels, m_pixels, o_out1, count, C, MOMENTS)
         if B2 > 0:
-            _finish(b_y2, p_y, p_tile, o_pixel, m_pixel, o_out2, count, C, MOMENTS)
+            _finish(b_y2, p_y, p_tile, o_pixels, m_pixels, o_out2, count, C, MOMENTS)
     elif MOMENTS:
         tl.store(p_counts + i_slot, 0.0)
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import fastdarts
-from fastdarts import _backend, backends
+from fastdarts import _backend
 
 ROOT = Path(__file__).resolve().parents[1]
 SUFFIX = importlib.machinery.EXTENSION_SUFFIXES[0]
