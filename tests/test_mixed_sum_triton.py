@@ -208,6 +208,33 @@ def test_two_edges_from_one_source_add_up(partial: int, triton_device: torch.dev
     assert_within("dx", both, first + second, first.double() + second.double(), terms=10.0)
 
 
+@pytest.mark.parametrize("edge", [EVERY, STRIDED])
+@pytest.mark.parametrize("shape", [(1, 3, 9, 3), (2, 5, 1, 1)], ids=str)
+def test_strips_of_rows_meet(
+    shape: tuple[int, ...], edge: cpu.Edge, triton_device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ties and values that are not finite on every border, in float64: the CPU's gradient."""
+    monkeypatch.setattr(triton_ops, "_ROWS", 4)
+    n, channels, height, width = shape
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(n, height, width, channels, generator=draw, dtype=torch.float64).round().permute(0, 3, 1, 2)
+    kind = torch.rand(x.shape, generator=draw)
+    for value, below in ((-INF, 0.4), (INF, 0.2), (NAN, 0.1)):
+        x[kind < below] = value
+    side = [-(-pixels // edge.stride) for pixels in (height, width)]
+    g = torch.randn(n, *side, channels, generator=draw, dtype=torch.float64).permute(0, 3, 1, 2)
+    alpha, gamma = torch.randn(2, 1, 3, channels, generator=draw, dtype=torch.float64)
+
+    def gradient(kernels, device: torch.device) -> Tensor:
+        given = [each.to(device) for each in (g, x, alpha, torch.zeros_like(alpha), gamma)]
+        dx = maps.zeros_maps(*shape, like=given[1])
+        kernels.backward(given[0], [given[1]], [edge], *given[2:], None, [dx], 1)
+        return dx.cpu()
+
+    wanted = gradient(cpu, torch.device("cpu"))
+    assert_within("dx", gradient(triton_ops, triton_device), wanted, wanted, terms=10.0)
+
+
 @pytest.mark.parametrize("shape", [(3, 4, 5, 6), (1, 17, 1, 3)], ids=str)
 @pytest.mark.parametrize(("stride", "offset"), [(1, 1e4), (2, 0.0)])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -247,12 +274,16 @@ def test_moments_of_what_is_not_finite(value: float, triton_device: torch.device
         assert torch.equal(var[i].isnan(), pooled.var((0, 2, 3)).isnan())
 
 
+@pytest.mark.usefixtures("poisoned_memory")
 def test_moments_of_one_pool_only(triton_device: torch.device) -> None:
     x = torch.randn(2, 3, 5, 5).to(triton_device, memory_format=torch.channels_last)
     both = triton_ops.pool_moments(x, 1, max_pool=True, avg_pool=True)
     for row, flags in enumerate(({"max_pool": True, "avg_pool": False}, {"max_pool": False, "avg_pool": True})):
         for moment, all_moments in zip(triton_ops.pool_moments(x, 1, **flags), both, strict=True):
             assert torch.equal(moment[row], all_moments[row]) and (moment[1 - row] == 0).all()
+    x[0, 0, 0, 0] = NAN
+    for moment in triton_ops.pool_moments(x, 1, max_pool=False, avg_pool=False):
+        assert (moment == 0).all()
 
 
 @pytest.mark.parametrize("partial", [1, 2])

@@ -244,30 +244,34 @@ void weights(const Stencil& p, const Launch& launch, const Scratch& scratch) {
     job.parts = reinterpret_cast<float*>(static_cast<char*>(p.scratch) + scratch.sums_bytes(p));
     const int down = Scratch::blocks_down(p);
     int blocks = 0;
-    std::int64_t floats = 0, part = 0;
-    bool large = false;
-    const auto flush = [&] {
+    std::int64_t floats = 0;
+    const auto flush = [&](bool large) {
         if (job.conv_count > 0) launch_weights<T>(job, blocks, floats, large, launch.stream);
-        job.conv_count = job.fold_blocks = blocks = 0, floats = 0, large = false;
+        job.conv_count = job.fold_blocks = blocks = 0, floats = 0;
     };
-    for (std::int64_t i = 0; i < p.conv_count; ++i) {
-        if (job.conv_count == kMostConvs) flush();
-        const StencilConv& conv = p.convs[i];
-        const StencilSource& source = p.sources[conv.source];
-        const Tiling& tiling = scratch.weights[static_cast<std::size_t>(i)];
-        const int slots = scratch.slots[static_cast<std::size_t>(i)];
-        job.jobs[job.conv_count++] = {conv_job<T>(p, i), view<T>(source.x, source.pixel),
-                                      static_cast<float*>(conv.ddepthwise), static_cast<float*>(conv.dpointwise),
-                                      static_cast<int>(conv.source), static_cast<int>(source.height),
-                                      static_cast<int>(source.width), blocks, slots, down, part, tiling};
-        blocks += slots * down * tiling.chunks;
-        part += slots * Scratch::part(p, conv);
-        const int fold = static_cast<int>((Scratch::part(p, conv) + kThreads - 1) / kThreads);
-        job.fold_blocks = larger(job.fold_blocks, fold);
-        floats = floats > weights_floats(p, tiling, conv) ? floats : weights_floats(p, tiling, conv);
-        large = large || conv.kernel > 5;
+    const auto part_of = [&](std::int64_t i) {
+        return scratch.slots[static_cast<std::size_t>(i)] * Scratch::part(p, p.convs[i]);
+    };
+    for (const bool large : {false, true}) {  // apart: for kernels of 7 a multiprocessor takes half as many blocks
+        std::int64_t part = 0;
+        for (std::int64_t i = 0; i < p.conv_count; part += part_of(i), ++i) {
+            const StencilConv& conv = p.convs[i];
+            if ((conv.kernel > 5) != large) continue;
+            if (job.conv_count == kMostConvs) flush(large);
+            const StencilSource& source = p.sources[conv.source];
+            const Tiling& tiling = scratch.weights[static_cast<std::size_t>(i)];
+            const int slots = scratch.slots[static_cast<std::size_t>(i)];
+            job.jobs[job.conv_count++] = {conv_job<T>(p, i), view<T>(source.x, source.pixel),
+                                          static_cast<float*>(conv.ddepthwise), static_cast<float*>(conv.dpointwise),
+                                          static_cast<int>(conv.source), static_cast<int>(source.height),
+                                          static_cast<int>(source.width), blocks, slots, down, part, tiling};
+            blocks += slots * down * tiling.chunks;
+            const int fold = static_cast<int>((Scratch::part(p, conv) + kThreads - 1) / kThreads);
+            job.fold_blocks = larger(job.fold_blocks, fold);
+            floats = floats > weights_floats(p, tiling, conv) ? floats : weights_floats(p, tiling, conv);
+        }
+        flush(large);
     }
-    flush();
 }
 
 }  // namespace backward

@@ -1,4 +1,4 @@
-// The depthwise parts of the backward pass, for a thread's 4 x 8 outputs of one channel, in registers.
+// The depthwise parts of the backward pass, for a thread's R x C outputs of one channel, in registers.
 //
 // A row of the tile is loaded once, as 16-byte words, and serves every output row and every tap that it meets.
 #pragma once
@@ -28,9 +28,9 @@ struct Window {
 
 // out[r][c] += sum_ab taps[a][b] tile[r S + a D][c S + b D]; where Holes is 2, the tile is 0 wherever its row or its
 // column is not K / 2 * D modulo 2: y of a convolution of stride 2 spread out to the pixels of its source.
-template <int K, int D, int S, int Holes, int R>
-FASTDARTS_DEVICE void correlate(const float* tile, int pitch, const float* taps, float (&out)[R][kColumns]) {
-    constexpr int kReach = (K - 1) * D, kPadding = kReach / 2, kWindow = (kColumns - 1) * S + kReach + 1;
+template <int K, int D, int S, int Holes, int R, int C>
+FASTDARTS_DEVICE void correlate(const float* tile, int pitch, const float* taps, float (&out)[R][C]) {
+    constexpr int kReach = (K - 1) * D, kPadding = kReach / 2, kWindow = (C - 1) * S + kReach + 1;
     constexpr int kTapsRow = taps_row(K);
     FASTDARTS_UNROLL for (int i = 0; i <= (R - 1) * S + kReach; ++i) {
         if (Holes == 2 && (i + kPadding) % 2 != 0) continue;
@@ -40,7 +40,7 @@ FASTDARTS_DEVICE void correlate(const float* tile, int pitch, const float* taps,
             if (step < 0 || step % D != 0 || a >= K) continue;
             const Window<K> weights(taps + a * kTapsRow);
             FASTDARTS_UNROLL for (int b = 0; b < K; ++b) {
-                FASTDARTS_UNROLL for (int c = 0; c < kColumns; ++c) {
+                FASTDARTS_UNROLL for (int c = 0; c < C; ++c) {
                     if (Holes == 2 && (c + b * D + kPadding) % 2 != 0) continue;
                     out[r][c] += weights.values[b] * window.values[c * S + b * D];
                 }
@@ -50,17 +50,17 @@ FASTDARTS_DEVICE void correlate(const float* tile, int pitch, const float* taps,
 }
 
 // sums[a][b] += sum_rc dz[r][c] tile[r S + a D][c S + b D]
-template <int K, int D, int S, int R, int N>
-FASTDARTS_DEVICE void gather_taps(const float* tile, int pitch, const float (&dz)[R][kColumns], float (&sums)[N]) {
+template <int K, int D, int S, int R, int C, int N>
+FASTDARTS_DEVICE void gather_taps(const float* tile, int pitch, const float (&dz)[R][C], float (&sums)[N]) {
     static_assert(K * K <= N, "more taps than sums");
-    constexpr int kReach = (K - 1) * D, kWindow = (kColumns - 1) * S + kReach + 1;
+    constexpr int kReach = (K - 1) * D, kWindow = (C - 1) * S + kReach + 1;
     FASTDARTS_UNROLL for (int i = 0; i <= (R - 1) * S + kReach; ++i) {
         const Window<kWindow> window(tile + i * pitch);
         FASTDARTS_UNROLL for (int r = 0; r < R; ++r) {
             const int step = i - r * S, a = step / D;
             if (step < 0 || step % D != 0 || a >= K) continue;
             FASTDARTS_UNROLL for (int b = 0; b < K; ++b) {
-                FASTDARTS_UNROLL for (int c = 0; c < kColumns; ++c) {
+                FASTDARTS_UNROLL for (int c = 0; c < C; ++c) {
                     sums[a * K + b] += dz[r][c] * window.values[c * S + b * D];
                 }
             }

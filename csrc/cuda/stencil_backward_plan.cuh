@@ -6,8 +6,8 @@
 //              read straight into the fragments, and correlates dz with the turned taps; the sum over the convolutions
 //              never leaves the registers until it is masked and written, once.
 //   weights    A block owns a slot of tiles of a convolution's outputs and a few of its channels. It forms dz as above
-//              and the gradient of the taps from it, z from the source, and dP = dy z^T on the matrix unit; both sums
-//              stay in registers from tile to tile.
+//              and the gradient of the taps from it, in registers from tile to tile, z from the source, and dP = dy z^T
+//              on the matrix unit, in shared memory.
 //   fold       Adds up the slots in their order, in float64.
 // Slots and tiles depend on shapes only, so that results are the same bits on any device and in any run.
 #pragma once

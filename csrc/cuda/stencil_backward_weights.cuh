@@ -47,8 +47,8 @@ __device__ bool load_source(const WeightsLaunch& p, const WeightsJob& job, const
     return strange == 0.0f;
 }
 
-// dz, from its place in the planes, times what the taps met; as many rows at a time as there are registers beside the
-// sums, like z below.
+// dz, from its place in the planes, times what the taps met; as many columns at a time as there are registers beside
+// the sums, like z below: the compiler loads windows and taps well ahead of their use.
 template <int N>
 struct GatherTaps {
     const float *tile, *own;
@@ -57,14 +57,14 @@ struct GatherTaps {
 
     template <int K, int D, int S>
     FASTDARTS_DEVICE void run() const {
-        constexpr int R = K < 7 ? kRows : kRows / 2;
-        FASTDARTS_ROLLED for (int row = 0; row < kRows; row += R) {
-            float dz[R][kColumns];
-            FASTDARTS_UNROLL for (int r = 0; r < R; ++r) {
-                const Window<kColumns> words(own + (row + r) * own_pitch);
-                FASTDARTS_UNROLL for (int c = 0; c < kColumns; ++c) dz[r][c] = words.values[c];
+        constexpr int C = K < 5 ? kColumns : kColumns / 2;
+        FASTDARTS_ROLLED for (int column = 0; column < kColumns; column += C) {
+            float dz[kRows][C];
+            FASTDARTS_UNROLL for (int r = 0; r < kRows; ++r) {
+                const Window<C> words(own + r * own_pitch + column);
+                FASTDARTS_UNROLL for (int c = 0; c < C; ++c) dz[r][c] = words.values[c];
             }
-            gather_taps<K, D, S>(tile + row * S * pitch, pitch, dz, sums);
+            gather_taps<K, D, S>(tile + column * S, pitch, dz, sums);
         }
     }
 };
@@ -77,17 +77,15 @@ struct Correlate {
 
     template <int K, int D, int S>
     FASTDARTS_DEVICE void run() const {
-        constexpr int R = K < 7 ? kRows : kRows / 2;
-        FASTDARTS_ROLLED for (int row = 0; row < kRows; row += R) {
-            float z[R][kColumns] = {};
-            correlate<K, D, S, 1>(tile + row * S * pitch, pitch, taps, z);
-            FASTDARTS_UNROLL for (int r = 0; r < R; ++r) {
-                float4* const words = reinterpret_cast<float4*>(own + (row + r) * own_pitch);
-                FASTDARTS_UNROLL for (int c = 0; c < kColumns; ++c) {
-                    z[r][c] = row + r < rows && c < columns ? z[r][c] : 0.0f;
+        constexpr int C = kColumns / 2;
+        FASTDARTS_ROLLED for (int column = 0; column < kColumns; column += C) {
+            float z[kRows][C] = {};
+            correlate<K, D, S, 1>(tile + column * S, pitch, taps, z);
+            FASTDARTS_UNROLL for (int r = 0; r < kRows; ++r) {
+                FASTDARTS_UNROLL for (int c = 0; c < C; ++c) {
+                    z[r][c] = r < rows && column + c < columns ? z[r][c] : 0.0f;
                 }
-                words[0] = float4{z[r][0], z[r][1], z[r][2], z[r][3]};
-                words[1] = float4{z[r][4], z[r][5], z[r][6], z[r][7]};
+                *reinterpret_cast<float4*>(own + r * own_pitch + column) = float4{z[r][0], z[r][1], z[r][2], z[r][3]};
             }
         }
     }
@@ -200,14 +198,28 @@ FASTDARTS_DEVICE void spread(const WeightsLaunch& p, const Desk& desk, bool fini
                     Correlate{tile, taps, own, pitch, own_pitch, rows, columns});
 }
 
+// What all tiles of a block share. Before their loop: inside it, its indices would take up registers in every turn.
+__device__ inline void lay_weights(const WeightsLaunch& p, const Desk& desk, float* shared) {
+    const ConvJob& conv = p.jobs[desk.job].conv;
+    const int chunk = desk.chunk;
+    const std::int64_t row = static_cast<std::int64_t>(conv.row) * p.channels;
+    lay_matrix(conv.pointwise, p.channels, desk.first, chunk, shared + desk.matrix);
+    lay_mix(p.alpha + row, p.beta + row, p.gamma + row, p.channels, shared + desk.mix);
+    lay_taps(conv, desk.first, chunk, false, shared + desk.taps);
+    for (int i = thread_index(); i < sums_floats(chunk); i += kThreads) shared[kDesks + i] = 0.0f;
+    if (thread_index() == 0) *reinterpret_cast<int*>(shared + desk.own + chunk * desk.outputs.channel) = -1;
+}
+
+// The 49 sums of a kernel of 7 leave no room for a second block on a multiprocessor.
 template <typename T, bool Large>
-__global__ void __launch_bounds__(kThreads, 2) weights_kernel(FASTDARTS_PARAMETERS(WeightsLaunch) p) {
+__global__ void __launch_bounds__(kThreads, Large ? 1 : 2) weights_kernel(FASTDARTS_PARAMETERS(WeightsLaunch) p) {
     FASTDARTS_SHARED(bytes);
     float* const shared = reinterpret_cast<float*>(bytes);
     Desk& desk = *reinterpret_cast<Desk*>(shared);
-    constexpr int kTaps = Large ? 49 : 25;
-    float sums[kTaps] = {};
     if (thread_index() == 0) desk = first_desk(p);
+    block_sync();
+    lay_weights(p, desk, shared);
+    float sums[Large ? 49 : 25] = {};
     for (;;) {
         block_sync();
         const WeightsJob& job = p.jobs[desk.job];
@@ -216,15 +228,6 @@ __global__ void __launch_bounds__(kThreads, 2) weights_kernel(FASTDARTS_PARAMETE
         const int chunk = desk.chunk;
         float* const own = shared + desk.own;                                             // dz, then z
         int* const strange = reinterpret_cast<int*>(own + chunk * desk.outputs.channel);  // the tile not all finite
-        if (desk.tile_index < desk.slots) {  // the first
-            const std::int64_t row = static_cast<std::int64_t>(job.conv.row) * p.channels;
-            lay_matrix(job.conv.pointwise, p.channels, desk.first, chunk, shared + desk.matrix);
-            lay_mix(p.alpha + row, p.beta + row, p.gamma + row, p.channels, shared + desk.mix);
-            lay_taps(job.conv, desk.first, chunk, false, shared + desk.taps);
-            for (int i = thread_index(); i < sums_floats(chunk); i += kThreads) shared[kDesks + i] = 0.0f;
-            if (thread_index() == 0) *strange = -1;
-            block_sync();
-        }
         bool finite = load_source<T>(p, job, desk, desk.first, chunk, shared + desk.tile);
         if (desk.matrix_row == 0) {
             finite &= mix_back<T>(job.conv, desk, t.images, p.count, p.channels, chunk, three_passes<T>(p.exact),

@@ -25,7 +25,8 @@ _WARPS = 4
 _VECTOR = 16  # bytes that a thread loads at once
 _ELEMENTS = 2048  # of one program of forward, over several images, where enough programs are left
 _PROGRAMS = 512  # that is, about four for each of 132 multiprocessors
-_GATHERED = 256  # of one image in backward: with more a thread, its registers do not suffice
+_GATHERED, _ROWS = 128, 8  # elements of a row and rows, at most, of a program of backward
+_FEW_WARPS = 2  # of it
 _TILE = 512  # elements that a program of the sums adds at once
 _SLOTS = 256  # of partial sums at most
 _LOADED = 4  # terms at a time in forward
@@ -102,21 +103,9 @@ def reduce(
         return Reduced(unshuffled, total, products, free, bypass)
 
     geometry = [_geometry(x, edge, height, width) for x, edge in zip(sources, edges, strict=True)]
-    x_pixels = [maps.pixel_stride(x) for x in sources]
     if partial > 1:
-        unit, (mixed_units, g_units, *x_units) = _units(g.dtype, mixed, maps.pixel_stride(g), *x_pixels)
-        _launch(
-            reduce_kernels.unshuffle,
-            grid,
-            g,
-            (scratch[(1 + len(ys) + 3 * count) * slots * mixed :], unshuffled, g, tuple(sources)),
-            (height, width, mixed_units, g_units, _coded(x_units)),
-            EDGES=tuple(geometry),
-            PARTIAL=partial,
-            GROUPS=_power(partial),
-            UNIT=unit,
-            B=_TILE,
-        )
+        _unshuffle(scratch[scratch.numel() - count * bypasses :], unshuffled, g, sources, geometry, partial, grid)
+    x_pixels = [maps.pixel_stride(x) for x in sources]
     unit, (mixed_units, g_units, *x_units) = _units(g.dtype, mixed, maps.pixel_stride(unshuffled), *x_pixels)
     blocks = triton.cdiv(mixed, columns)
     tile: dict[str, Any] = {"UNIT": unit, "BP": rows, "BC": columns}
@@ -152,6 +141,33 @@ def reduce(
     return Reduced(unshuffled, total, products, free, bypass)
 
 
+def _unshuffle(
+    slots: Tensor,
+    out: Tensor,
+    g: Tensor,
+    sources: Sequence[Tensor],
+    geometry: Sequence[tuple[int, ...]],
+    partial: int,
+    grid: tuple[int, int],
+) -> None:
+    """The gradient with its channels in the candidates' order, and the slots of what goes by."""
+    height, width = g.shape[2:]
+    strides = maps.pixel_stride(g), *(maps.pixel_stride(x) for x in sources)
+    unit, (mixed_units, g_units, *x_units) = _units(g.dtype, g.shape[1] // partial, *strides)
+    _launch(
+        reduce_kernels.unshuffle,
+        grid,
+        g,
+        (slots, out, g, tuple(sources)),
+        (height, width, mixed_units, g_units, _coded(x_units)),
+        EDGES=tuple(geometry),
+        PARTIAL=partial,
+        GROUPS=_power(partial),
+        UNIT=unit,
+        B=_TILE,
+    )
+
+
 def backward(
     g: Tensor,
     sources: Sequence[Tensor],
@@ -179,19 +195,22 @@ def backward(
         if partial == 1 and not any(edge[1:4]):
             continue
         x_height, x_width = sources[alike[0]].shape[2:]
-        images, grid = _images(n, x_height * x_width * mixed, partial, _GATHERED)
+        strips = triton.cdiv(x_height, _ROWS)
+        blocks = triton.cdiv(x_width * mixed, _GATHERED) * strips
         _launch(
             backward_kernels.backward,
-            (*grid, len(alike)),
+            (blocks, n, len(alike)),
             g,
             (g, tuple(sources[i] for i in alike), tuple(dx[i] for i in alike)),
-            (alpha, beta, gamma, pool_mean, bypass, tuple(alike), n, images, x_height, x_width, mixed_units, g_units),
+            (alpha, beta, gamma, pool_mean, bypass, tuple(alike), x_height, x_width, mixed_units, g_units),
             (_coded([x_units[i] for i in alike]), _coded([dx_units[i] for i in alike])),
             EDGE=edge,
             PARTIAL=partial,
             GROUPS=_power(partial),
             UNIT=unit,
+            ROWS=2 * triton.cdiv(x_height, 2 * strips),
             B=_GATHERED,
+            num_warps=_FEW_WARPS,
         )
 
 
@@ -240,7 +259,7 @@ def _launch(kernel: Any, grid: tuple[int, ...], like: Tensor, *arguments: tuple[
         return
     flat = [each for group in arguments for each in group]
     with torch.cuda.device_of(like):
-        kernel[grid](*flat, **constants, num_warps=_WARPS, enable_fp_fusion=True)
+        kernel[grid](*flat, **{"num_warps": _WARPS} | constants, enable_fp_fusion=True)
 
 
 def _power(size: int) -> int:
