@@ -61,7 +61,8 @@ Compilers: triton {triton}, nvcc {nvcc}.
 - of sm_90: **warps** a block; **resident** warps of a multiprocessor's 64; the share of instructions that are float32
   multiply-adds (**FMA**) and matrix products (**MMA**), counted where they stand, not as often as they run; loads from
   global memory that are **16 bytes** wide, of all. Of Triton's, sizes are divisible by what VARIANTS say.
-- A main kernel must not spill (`tests/test_resources.py`); the others are marked *small*.
+- A main kernel should not spill; the few that do are listed in `tests/test_resources.py`, which refuses any other. The
+  others are marked *small*.
 """
 
 Row = dict[str, Any]

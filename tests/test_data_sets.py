@@ -168,7 +168,9 @@ PIXELS = torch.randint(0, 256, (6, 3, 5, 7), dtype=torch.uint8, generator=torch.
     ],
     ids=["tensor", "array", "array, channels last", "PIL", "view"],
 )
-@pytest.mark.parametrize("label", [int, np.int32, np.uint8, torch.tensor, np.array], ids=["int", "np.int32", "np.uint8", "torch.tensor", "np.array"])
+@pytest.mark.parametrize(
+    "label", [int, np.int32, np.uint8, torch.tensor, np.array], ids=["int", "int32", "uint8", "tensor", "array"]
+)
 def test_from_dataset(make: Any, label: Any) -> None:
     dataset = Squares(lambda at: (make(PIXELS[at]), label(at % 3)))
     got = from_dataset(dataset, name="squares", classes=3)
