@@ -1,4 +1,4 @@
-"""What the launchers of the native stencils share: one class, of which each backend has its own."""
+"""What the stencil's launchers share: the checked arguments, and for the native ones the launch itself."""
 
 from __future__ import annotations
 
@@ -14,13 +14,19 @@ from fastdarts.errors import UserError
 from fastdarts.ops import maps
 from fastdarts.reference.stencil import Conv
 
-__all__ = ["Call", "Gradients", "empty_ys"]
+__all__ = ["Arguments", "Call", "Gradients", "empty_ys"]
 
 Gradients: TypeAlias = "tuple[list[Tensor], list[Tensor] | None, list[Tensor] | None, Tensor | None, Tensor | None]"
 
 
-class Call(ABC):
-    """The arguments of a launch of the native stencil, checked as far as memory is concerned."""
+class Arguments:
+    """The arguments that both launchers of a backend share, checked as far as memory is concerned.
+
+    Attributes:
+        weights: the depthwise and the pointwise ones, as kernels read them.
+        statistics: mean and rstd, or None.
+        inner, outer: height and width of each source, and of each convolution's result.
+    """
 
     def __init__(
         self,
@@ -34,8 +40,8 @@ class Call(ABC):
         self.sources, self.convs = sources, convs
         self.count, self.channels = sources[0].shape[:2]
         self.dtype, self.device = sources[0].dtype, sources[0].device
-        arithmetic = maps.arithmetic(self.dtype)
-        self.weights = [[_plain(weight, arithmetic) for weight in given] for given in (depthwise, pointwise)]
+        self.arithmetic = maps.arithmetic(self.dtype)
+        self.weights = [[_plain(weight, self.arithmetic) for weight in given] for given in (depthwise, pointwise)]
         self.statistics = [
             None if given is None else self.vectors(name, given, len(sources))
             for name, given in (("mean", mean), ("rstd", rstd))
@@ -45,6 +51,58 @@ class Call(ABC):
             if spread.shape != (self.channels, 1, conv.kernel, conv.kernel) or mix.shape != square:
                 what = f"stencil: the weights of {conv} have shapes {list(spread.shape)} and {list(mix.shape)}"
                 raise UserError(what, f"[C, 1, k, k] and [C, C, 1, 1] with C = {self.channels}, k = {conv.kernel}")
+        self.inner = [(x.shape[2], x.shape[3]) for x in sources]
+        self.outer = [_output_size(self.inner[conv.source], conv.stride) for conv in convs]
+
+    def vectors(self, name: str, given: Tensor, rows: int | None = None) -> Tensor:
+        """Coefficients a channel, as the kernel reads them."""
+        shape = (len(self.convs) if rows is None else rows, self.channels)
+        if given.shape != shape or given.dtype != torch.float64:
+            raise UserError(f"stencil: {name} has shape {list(given.shape)}, {given.dtype}", f"{list(shape)}, float64")
+        return given.detach().contiguous()
+
+    def affine(self, alpha: Tensor, beta: Tensor, gamma: Tensor) -> list[Tensor]:
+        """The coefficients of backward."""
+        named = (("alpha", alpha), ("beta", beta), ("gamma", gamma))
+        return [self.vectors(name, value) for name, value in named]
+
+    def pixel_stride(self, name: str, x: Tensor, size: tuple[int, int]) -> int:
+        """That of a map of this height and width; anything else is refused."""
+        whole = x.is_contiguous(memory_format=torch.channels_last)
+        stride = self.channels if whole else maps.pixel_stride(x)
+        if x.shape != (self.count, self.channels, *size) or x.dtype != self.dtype or stride == 0:
+            what = f"stencil: {name} has shape {list(x.shape)}, strides {x.stride()}, {x.dtype}"
+            raise UserError(what, f"maps {[self.count, self.channels, *size]}, {self.dtype}")
+        return stride
+
+    def moments(self, wanted: bool) -> list[Tensor]:
+        """Where forward writes means and variances."""
+        shape = (len(self.convs), self.channels) if wanted else (0,)
+        return [maps.empty(*shape, dtype=torch.float64, device=self.device) for _ in range(2)]
+
+    def gradients(self, dx: Sequence[Tensor] | None) -> list[Tensor]:
+        """Where backward writes the sources' gradients: maps that are given are added to."""
+        if dx is not None and self.statistics[0] is not None:
+            raise UserError(
+                "stencil: dx is given with mean", "None: the gradient of a normalised source is a fresh map"
+            )
+        return list(dx) if dx is not None else [maps.empty_maps(*x.shape, like=x) for x in self.sources]
+
+    def weight_gradients(self) -> list[list[Tensor]]:
+        """Where backward writes the gradients of the depthwise and of the pointwise weights."""
+        return [
+            [maps.empty(*weight.shape, dtype=self.arithmetic, device=self.device) for weight in given]
+            for given in self.weights
+        ]
+
+    def totals(self) -> list[Tensor]:
+        """Where backward writes the sums and products of normalised sources."""
+        shape = (len(self.sources), self.channels) if self.statistics[0] is not None else (0,)
+        return [maps.empty(*shape, dtype=torch.float64, device=self.device) for _ in range(2)]
+
+
+class Call(Arguments, ABC):
+    """A launch of the native stencil."""
 
     @abstractmethod
     def scratch(self, which: str, sizes: dict[str, Any], weights: bool | None) -> int:
@@ -61,51 +119,30 @@ class Call(ABC):
     def forward(self, moments: bool) -> tuple[list[Tensor], Tensor | None, Tensor | None]:
         """Launch the forward kernel and return what the launchers do."""
         ys = empty_ys(self.sources, self.convs)
-        shape = (len(self.convs), self.channels) if moments else (0,)
-        moment = [maps.empty(*shape, dtype=torch.float64, device=self.device) for _ in range(2)]
-        self.launch("forward", ys=ys, dx=None, g=None, gradients=None, y_mean=moment[0], y_var=moment[1])
-        return (ys, moment[0], moment[1]) if moments else (ys, None, None)
+        mean, var = self.moments(moments)
+        self.launch("forward", ys=ys, dx=None, g=None, gradients=None, y_mean=mean, y_var=var)
+        return (ys, mean, var) if moments else (ys, None, None)
 
     def backward(
         self,
         g: Sequence[Tensor],
         ys: Sequence[Tensor] | None,
-        coefficients: Sequence[Tensor],
+        coefficients: tuple[Tensor, Tensor, Tensor],
         dx: Sequence[Tensor] | None,
         weights: bool,
     ) -> Gradients:
         """Launch the backward kernel and return what the launchers do; coefficients: alpha, beta, gamma."""
-        add, normalised = dx is not None, self.statistics[0] is not None
-        if add and normalised:
-            raise UserError(
-                "stencil: dx is given with mean", "None: the gradient of a normalised source is a fresh map"
-            )
-        out = list(dx) if dx is not None else [maps.empty_maps(*x.shape, like=x) for x in self.sources]
-        gradients = None
-        if weights:
-            dtype = maps.arithmetic(self.dtype)
-            gradients = [
-                [maps.empty(*weight.shape, dtype=dtype, device=self.device) for weight in given]
-                for given in self.weights
-            ]
-        shape = (len(self.sources), self.channels) if normalised else (0,)
-        sums = [maps.empty(*shape, dtype=torch.float64, device=self.device) for _ in range(2)]
-        named = zip(("alpha", "beta", "gamma"), coefficients, strict=True)
-        alpha, beta, gamma = (self.vectors(name, value) for name, value in named)
+        out = self.gradients(dx)
+        gradients = self.weight_gradients() if weights else None
+        sums, products = self.totals()
+        alpha, beta, gamma = self.affine(*coefficients)
         self.launch(
-            "backward", ys=ys, dx=out, g=g, gradients=gradients, alpha=alpha, beta=beta, gamma=gamma, sums=sums[0],
-            products=sums[1], weights=weights, add=add,
+            "backward", ys=ys, dx=out, g=g, gradients=gradients, alpha=alpha, beta=beta, gamma=gamma, sums=sums,
+            products=products, weights=weights, add=dx is not None,
         )  # fmt: skip
         ddepthwise, dpointwise = gradients if gradients is not None else (None, None)
-        totals = (sums[0], sums[1]) if normalised else (None, None)
+        totals = (sums, products) if self.statistics[0] is not None else (None, None)
         return out, ddepthwise, dpointwise, *totals
-
-    def vectors(self, name: str, given: Tensor, rows: int | None = None) -> Tensor:
-        """Coefficients a channel, as the kernel reads them."""
-        shape = (len(self.convs) if rows is None else rows, self.channels)
-        if given.shape != shape or given.dtype != torch.float64:
-            raise UserError(f"stencil: {name} has shape {list(given.shape)}, {given.dtype}", f"{list(shape)}, float64")
-        return given.detach().contiguous()
 
     def maps(self, name: str, given: Sequence[Tensor] | None, like: list[tuple[int, int]]) -> list[tuple[int, int]]:
         """The address and the pixel stride of each map, where each must have these heights and widths."""
@@ -118,12 +155,7 @@ class Call(ABC):
                 found.append(found[-1])
                 continue
             last = x, size
-            whole = x.is_contiguous(memory_format=torch.channels_last)
-            stride = self.channels if whole else maps.pixel_stride(x)
-            if x.shape != (self.count, self.channels, *size) or x.dtype != self.dtype or stride == 0:
-                what = f"stencil: {name} has shape {list(x.shape)}, strides {x.stride()}, {x.dtype}"
-                raise UserError(what, f"maps {[self.count, self.channels, *size]}, {self.dtype}")
-            found.append((x.data_ptr(), stride))
+            found.append((x.data_ptr(), self.pixel_stride(name, x, size)))
         return found
 
     def launch(
@@ -137,15 +169,13 @@ class Call(ABC):
         **rest: Any,
     ) -> None:
         """Fill the native function's tuples (csrc/bindings/stencil_call.h), allocate its scratch and call it."""
-        inner = [(x.shape[2], x.shape[3]) for x in self.sources]
-        outer = [_output_size(inner[conv.source], conv.stride) for conv in self.convs]
-        read, written = self.maps("a source", self.sources, inner), self.maps("dx", dx, inner)
-        sources = [(*x, *size, *out) for x, size, out in zip(read, inner, written, strict=True)]
+        read, written = self.maps("a source", self.sources, self.inner), self.maps("dx", dx, self.inner)
+        sources = [(*x, *size, *out) for x, size, out in zip(read, self.inner, written, strict=True)]
         pairs = [[weight.data_ptr() for weight in pair] for pair in zip(*self.weights, strict=True)]
         outs = [(0, 0)] * len(pairs)
         if gradients is not None:
             outs = [(spread.data_ptr(), mix.data_ptr()) for spread, mix in zip(*gradients, strict=True)]
-        each = (self.convs, pairs, self.maps("y", ys, outer), self.maps("g", g, outer), outs)
+        each = (self.convs, pairs, self.maps("y", ys, self.outer), self.maps("g", g, self.outer), outs)
         convs = [
             (c.source, c.kernel, c.dilation, c.stride, *w, *y, *dy, *out)
             for c, w, y, dy, out in zip(*each, strict=True)

@@ -11,12 +11,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastdarts.errors import UserError
 from fastdarts.kernels import _stencil as shared
 from fastdarts.kernels import stencil, stencil_backward, stencil_weights
 from fastdarts.ops import maps
 from fastdarts.ops._engine import tf32_allowed
-from fastdarts.ops._stencil_cpu import empty_ys
+from fastdarts.ops._stencil_call import Arguments, Gradients, empty_ys
 from fastdarts.reference.stencil import Conv
 
 __all__ = ["SLOTS", "backward", "empty_ys", "forward"]
@@ -43,8 +42,7 @@ def forward(
     """As :func:`fastdarts.ops._stencil_cpu.forward`; float16 too."""
     call = _Call(sources, convs, depthwise, pointwise, mean, rstd)
     ys = empty_ys(sources, convs)
-    shape = (len(convs), call.channels) if moments else (0,)
-    found = [maps.empty(*shape, dtype=torch.float64, device=call.device) for _ in range(2)]
+    found = call.moments(moments)
     tiles = call.tiles(call.outer, call.blocks.columns)
     scratch = (len(convs), tiles) if moments else (0, 0)
     parts = maps.empty(*scratch, 2, call.channels, dtype=torch.float64, device=call.device)
@@ -78,22 +76,17 @@ def backward(
     rstd: Tensor | None = None,
     dx: Sequence[Tensor] | None = None,
     weights: bool = True,
-) -> tuple[list[Tensor], list[Tensor] | None, list[Tensor] | None, Tensor | None, Tensor | None]:
+) -> Gradients:
     """As :func:`fastdarts.ops._stencil_cpu.backward`; float16 too."""
     call = _Call(sources, convs, depthwise, pointwise, mean, rstd)
-    if dx is not None and mean is not None:
-        raise UserError("stencil: dx is given with mean", "None: the gradient of a normalised source is a fresh map")
+    out = call.gradients(dx)
     call.check_maps("g", g, call.outer)
     if ys is not None:
         call.check_maps("y", ys, call.outer)
     if dx is not None:
         call.check_maps("dx", dx, call.inner)
-    affine = [call.vectors(name, value) for name, value in (("alpha", alpha), ("beta", beta), ("gamma", gamma))]
-    out = list(dx) if dx is not None else [maps.empty_maps(*x.shape, like=x) for x in sources]
-    gradients = [
-        [maps.empty(*weight.shape, dtype=call.arithmetic, device=call.device) for weight in given]
-        for given in ((depthwise, pointwise) if weights else ())
-    ]
+    affine = call.affine(alpha, beta, gamma)
+    gradients = call.weight_gradients() if weights else []
     dzs = empty_ys(sources, convs)
     call.pack(dzs, g, ys, out, affine)
     if convs and call.device.type != "meta":
@@ -116,8 +109,7 @@ def _sources(call: _Call, out: Sequence[Tensor], *, add: bool) -> tuple[Tensor |
     tiles = call.tiles(call.inner, b.columns)
     scratch = (len(out), tiles) if normalised else (0, 0)
     parts = maps.empty(*scratch, 2, call.channels, dtype=torch.float64, device=call.device)
-    shape = (len(out), call.channels) if normalised else (0,)
-    found = [maps.empty(*shape, dtype=torch.float64, device=call.device) for _ in range(2)]
+    found = call.totals()
     if call.device.type != "meta":
         for unread in set(range(len(out))).difference(conv.source for conv in call.convs):
             if not add:
@@ -167,8 +159,8 @@ def _weights(call: _Call, gradients: Sequence[Sequence[Tensor]], *, values: bool
     )  # fmt: skip
 
 
-class _Call:
-    """The arguments that both launchers share, checked as far as memory is concerned."""
+class _Call(Arguments):
+    """The arguments that both launchers share, and what the kernels are compiled for."""
 
     def __init__(
         self,
@@ -179,40 +171,15 @@ class _Call:
         mean: Tensor | None,
         rstd: Tensor | None,
     ) -> None:
-        self.sources, self.convs = sources, convs
-        self.count, self.channels = sources[0].shape[:2]
-        self.dtype, self.device = sources[0].dtype, sources[0].device
-        self.arithmetic = maps.arithmetic(self.dtype)
+        super().__init__(sources, convs, depthwise, pointwise, mean, rstd)
         self.blocks = shared.blocks(self.channels)
-        self.weights = [[_plain(weight, self.arithmetic) for weight in given] for given in (depthwise, pointwise)]
-        self.statistics = [
-            None if given is None else self.vectors(name, given, len(sources))
-            for name, given in (("mean", mean), ("rstd", rstd))
-        ]
-        square = (self.channels, self.channels, 1, 1)
-        for conv, spread, mix in zip(convs, *self.weights, strict=True):
-            if spread.shape != (self.channels, 1, conv.kernel, conv.kernel) or mix.shape != square:
-                what = f"stencil: the weights of {conv} have shapes {list(spread.shape)} and {list(mix.shape)}"
-                raise UserError(what, f"[C, 1, k, k] and [C, C, 1, 1] with C = {self.channels}, k = {conv.kernel}")
-        self.inner = [(x.shape[2], x.shape[3]) for x in sources]
-        self.outer = [_output_size(self.inner[conv.source], conv.stride) for conv in convs]
         self.check_maps("a source", sources, self.inner)
         self.order()
-
-    def vectors(self, name: str, given: Tensor, rows: int | None = None) -> Tensor:
-        """Coefficients a channel, as the kernels read them."""
-        shape = (len(self.convs) if rows is None else rows, self.channels)
-        if given.shape != shape or given.dtype != torch.float64:
-            raise UserError(f"stencil: {name} has shape {list(given.shape)}, {given.dtype}", f"{list(shape)}, float64")
-        return given.detach().contiguous()
 
     def check_maps(self, name: str, given: Sequence[Tensor], like: Sequence[tuple[int, int]]) -> None:
         """Refuse what are not maps of these heights and widths."""
         for x, size in zip(given, like, strict=True):
-            shape = (self.count, self.channels, *size)
-            if x.shape != shape or x.dtype != self.dtype or maps.pixel_stride(x) == 0:
-                what = f"stencil: {name} has shape {list(x.shape)}, strides {x.stride()}, {x.dtype}"
-                raise UserError(what, f"maps {list(shape)}, {self.dtype}")
+            self.pixel_stride(name, x, size)
 
     def order(self) -> None:
         """Number the kinds of convolutions, and put those of a source into rows beside each other, like sources first.
@@ -300,14 +267,6 @@ class _Call:
             COUNT=_bucket(len(self.convs)), C=self.channels, KK=self.taps, NORMAL=self.statistics[0] is not None,
             GRADIENT=bool(affine), B=_PACK, **_FOLDS,
         )  # fmt: skip
-
-
-def _plain(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    return weight.detach().to(dtype).contiguous()
-
-
-def _output_size(size: tuple[int, int], stride: int) -> tuple[int, int]:
-    return -(-size[0] // stride), -(-size[1] // stride)
 
 
 def _bucket(count: int) -> int:
