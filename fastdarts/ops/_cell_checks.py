@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import torch
 from torch import Tensor
 
 from fastdarts.errors import UserError
 from fastdarts.ops import maps
+from fastdarts.ops._checks import dtype_name, require_tensors
 from fastdarts.plan import MEMORY, CellPlan
 
 __all__ = ["check", "check_tensors"]
@@ -26,9 +26,7 @@ def check_tensors(
     """Refuse what is no tensor, and a call without sources."""
     if not sources:
         raise UserError("cell: there are no sources", "one for each input of the plan")
-    for name, tensor in _named(sources, weights, bypass, parameters, noise, mean, var):
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"cell: {name} is a {type(tensor).__name__}; expected a torch.Tensor")
+    require_tensors("cell", _named(sources, weights, bypass, parameters, noise, mean, var))
 
 
 def check(
@@ -114,9 +112,9 @@ def _check_types(
         return
     for name, tensor in _named(sources, weights, bypass, parameters, noise, mean, var):
         if name.startswith(("sources", "noise")) and tensor.dtype != dtype:
-            raise TypeError(f"cell: {name} is {_name(tensor.dtype)}; expected {_name(dtype)}, as sources[0]")
+            raise TypeError(f"cell: {name} is {dtype_name(tensor.dtype)}; expected {dtype_name(dtype)}, as sources[0]")
         if not tensor.is_floating_point():
-            raise TypeError(f"cell: {name} is {_name(tensor.dtype)}; expected a floating dtype")
+            raise TypeError(f"cell: {name} is {dtype_name(tensor.dtype)}; expected a floating dtype")
         if tensor.device != device:
             what = f"cell: {name} is on {tensor.device}, sources[0] on {device}"
             raise UserError(what, "one device", f"move {name} with .to({str(device)!r})")
@@ -145,7 +143,3 @@ def _listed(
     for name, several in (("sources", sources), ("parameters", parameters), ("noise", noise)):
         for i, tensor in enumerate(several):
             yield f"{name}[{i}]", tensor
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

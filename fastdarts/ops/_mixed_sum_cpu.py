@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fastdarts._backend import native, native_failure
 from fastdarts.ops import maps
+from fastdarts.ops._checks import dtype_name
 from fastdarts.reference.mixed_sum import Edge
 
 __all__ = ["Edge", "Reduced", "backward", "forward", "pool_moments", "reduce"]
@@ -221,7 +222,7 @@ def _run(name: str, like: Tensor, **arguments: object) -> None:
 
 
 def _kernel(core: ModuleType, name: str, dtype: torch.dtype) -> Callable[..., int]:
-    kernel: Callable[..., int] = getattr(core, f"{name}_{str(dtype).removeprefix('torch.')}")
+    kernel: Callable[..., int] = getattr(core, f"{name}_{dtype_name(dtype)}")
     return kernel
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fastdarts._backend import native, native_failure
 from fastdarts.ops import maps
+from fastdarts.ops._checks import dtype_name
 
 __all__ = ["backward", "forward", "normalise_", "reduce"]
 
@@ -186,7 +187,7 @@ def _core() -> ModuleType:
 
 
 def _kernel(core: ModuleType, what: str, x: Tensor) -> Callable[..., None]:
-    kernel: Callable[..., None] = getattr(core, f"preprocess_{what}_{str(x.dtype).removeprefix('torch.')}")
+    kernel: Callable[..., None] = getattr(core, f"preprocess_{what}_{dtype_name(x.dtype)}")
     return kernel
 
 

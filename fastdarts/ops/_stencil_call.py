@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastdarts.errors import UserError
 from fastdarts.ops import maps
+from fastdarts.ops._checks import dtype_name
 from fastdarts.reference.stencil import Conv
 
 __all__ = ["Arguments", "Call", "Gradients", "empty_ys"]
@@ -114,7 +115,7 @@ class Call(Arguments, ABC):
 
     def function(self, core: ModuleType, name: str) -> Callable[..., Any]:
         """A native function for the sources' dtype."""
-        return getattr(core, f"{name}_{str(self.dtype).removeprefix('torch.')}")
+        return getattr(core, f"{name}_{dtype_name(self.dtype)}")
 
     def forward(self, moments: bool) -> tuple[list[Tensor], Tensor | None, Tensor | None]:
         """Launch the forward kernel and return what the launchers do."""

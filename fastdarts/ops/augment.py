@@ -8,6 +8,7 @@ from torch import Tensor
 from fastdarts._backend import backend_for, native
 from fastdarts.errors import UserError
 from fastdarts.ops import maps
+from fastdarts.ops._checks import dtype_name, require_tensors
 from fastdarts.reference.augment import augment as _reference
 
 __all__ = ["augment"]
@@ -33,10 +34,9 @@ torch.library.define(
 def augment(
     images: Tensor, index: Tensor, offset: Tensor, flip: Tensor, cutout: Tensor, scale: Tensor, shift: Tensor
 ) -> Tensor:
-    for name, tensor in zip(_DTYPES, (images, index, offset, flip, cutout, scale, shift), strict=True):
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"augment: {name} is a {type(tensor).__name__}; expected a torch.Tensor")
-    out: Tensor = torch.ops.fastdarts.augment(images, index, offset, flip, cutout, scale, shift)
+    given = (images, index, offset, flip, cutout, scale, shift)
+    require_tensors("augment", zip(_DTYPES, given, strict=True))
+    out: Tensor = torch.ops.fastdarts.augment(*given)
     return out
 
 
@@ -48,8 +48,8 @@ def _check(*tensors: Tensor) -> None:
     named = dict(zip(_DTYPES, tensors, strict=True))
     for name, tensor in named.items():
         if tensor.dtype not in _DTYPES[name]:
-            wanted = " or ".join(str(dtype).removeprefix("torch.") for dtype in _DTYPES[name])
-            raise TypeError(f"augment: {name} is {str(tensor.dtype).removeprefix('torch.')}; expected {wanted}")
+            wanted = " or ".join(map(dtype_name, _DTYPES[name]))
+            raise TypeError(f"augment: {name} is {dtype_name(tensor.dtype)}; expected {wanted}")
     images, index = named["images"], named["index"]
     if images.dim() != 4 or min(images.shape) < 1:
         raise UserError(f"augment: images have shape {list(images.shape)}", "[N, C, H, W], each at least 1")

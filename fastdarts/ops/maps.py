@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fastdarts._backend import backend_for
+from fastdarts.ops._checks import dtype_name
 
 __all__ = [
     "arithmetic",
@@ -106,7 +107,7 @@ def check_stored(op: str, name: str, x: Tensor) -> None:
     """
     allowed = stored_dtypes(op, x.device.type)
     if x.dtype not in allowed:
-        got, *names = (str(dtype).removeprefix("torch.") for dtype in (x.dtype, *allowed))
+        got, *names = map(dtype_name, (x.dtype, *allowed))
         raise TypeError(f"{op}: {name} is {got}; expected {', '.join(names[:-1])} or {names[-1]}")
 
 

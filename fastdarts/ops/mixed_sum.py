@@ -15,6 +15,7 @@ from torch import Tensor
 from fastdarts._backend import backend_for
 from fastdarts.errors import UserError
 from fastdarts.ops import maps
+from fastdarts.ops._checks import dtype_name, require_tensors
 from fastdarts.ops._engine import computing, launchers
 from fastdarts.ops._mixed_sum_cpu import Edge
 from fastdarts.reference.mixed_sum import node_sum as _reference
@@ -51,9 +52,7 @@ def mixed_sum(
     training: bool = True,
 ) -> Tensor:
     tensors = _named(ys, weights, mean, var, sources, edge_weights, pool_mean, pool_var, bypass)
-    for name, tensor in tensors.items():
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"mixed_sum: {name} is a {type(tensor).__name__}; expected a torch.Tensor")
+    require_tensors("mixed_sum", tensors.items())
     for i, edge in enumerate(edges):
         if not isinstance(edge, Edge):
             raise TypeError(f"mixed_sum: edges[{i}] is a {type(edge).__name__}; expected an Edge")
@@ -142,7 +141,7 @@ def _check(
         if name not in tensors:
             continue
         if not tensors[name].is_floating_point():
-            raise TypeError(f"mixed_sum: {name} is {_dtype(tensors[name])}; expected a floating dtype")
+            raise TypeError(f"mixed_sum: {name} is {dtype_name(tensors[name].dtype)}; expected a floating dtype")
         if tuple(tensors[name].shape) != shape:
             what = f"mixed_sum: {name} has shape {list(tensors[name].shape)}"
             raise UserError(what, f"{list(shape)} for {terms} ys, {count} sources and {mixed} mixed channels")
@@ -173,7 +172,7 @@ def _check_maps(
         for i, (x, stride) in enumerate(zip(tensors, strides, strict=True)):
             maps.check_stored("mixed_sum", f"{group}[{i}]", x)
             if x.dtype != first.dtype:
-                raise TypeError(f"mixed_sum: {group}[{i}] is {_dtype(x)}; expected {_dtype(first)}")
+                raise TypeError(f"mixed_sum: {group}[{i}] is {dtype_name(x.dtype)}; expected {dtype_name(first.dtype)}")
             if stride not in (1, 2):
                 raise UserError(f"mixed_sum: edges[{i}] has stride {stride}", "1 or 2")
             fits = x.dim() == 4 and tuple(x.shape[:2]) == (n, wide)
@@ -186,10 +185,6 @@ def _check_maps(
     if training and n * height * width == 1:
         what = f"mixed_sum: one pixel a channel in shape {[n, channels, height, width]}"
         raise UserError(what, "at least two, for a variance", "use a larger batch, or evaluate with training=False")
-
-
-def _dtype(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _shape(

@@ -12,6 +12,7 @@ from torch import Tensor
 from fastdarts._backend import backend_for
 from fastdarts.errors import UserError
 from fastdarts.ops import maps
+from fastdarts.ops._checks import dtype_name, require_tensors
 from fastdarts.reference import optim as _reference
 
 __all__ = ["adam_", "sgd_"]
@@ -44,7 +45,7 @@ def sgd_(
     weight_decay: float,
     grad_clip: float,
 ) -> Tensor:
-    _require_tensors("sgd_", {"weights": weights, "gradient": gradient, "momentum": momentum, "lr": lr})
+    require_tensors("sgd_", {"weights": weights, "gradient": gradient, "momentum": momentum, "lr": lr}.items())
     norm: Tensor = torch.ops.fastdarts.sgd_(
         weights,
         gradient,
@@ -71,29 +72,23 @@ def adam_(
     weight_decay: float,
 ) -> None:
     given = {"parameters": parameters, "gradient": gradient, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
-    _require_tensors("adam_", given | {"step": step, "lr": lr})
+    require_tensors("adam_", [*given.items(), ("step", step), ("lr", lr)])
     torch.ops.fastdarts.adam_(*given.values(), step, lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay)
 
 
 sgd_.__doc__, adam_.__doc__ = _reference.sgd_.__doc__, _reference.adam_.__doc__
 
 
-def _require_tensors(op: str, given: Mapping[str, Tensor]) -> None:
-    for name, tensor in given.items():
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{op}: {name} is a {type(tensor).__name__}; expected a torch.Tensor")
-
-
 def _check(op: str, buffers: Mapping[str, Tensor], scalars: Mapping[str, Tensor]) -> None:
     first, written = next(iter(buffers.items()))
     if written.dtype not in _DTYPES:
-        raise TypeError(f"{op}: {first} is {_dtype_name(written.dtype)}; expected float32 or float64")
+        raise TypeError(f"{op}: {first} is {dtype_name(written.dtype)}; expected float32 or float64")
     if written.dim() != 1 or not written.numel():
         raise UserError(f"{op}: {first} has shape {list(written.shape)}", "[P], P at least 1: every parameter")
     for each, dtype, shape in ((buffers, written.dtype, written.shape), (scalars, torch.float64, torch.Size())):
         for name, tensor in each.items():
             if tensor.dtype != dtype:
-                raise TypeError(f"{op}: {name} is {_dtype_name(tensor.dtype)}; expected {_dtype_name(dtype)}")
+                raise TypeError(f"{op}: {name} is {dtype_name(tensor.dtype)}; expected {dtype_name(dtype)}")
             if tensor.shape != shape:
                 raise UserError(f"{op}: {name} has shape {list(tensor.shape)}", f"{list(shape)}")
             if tensor.device != written.device:
@@ -104,10 +99,6 @@ def _check(op: str, buffers: Mapping[str, Tensor], scalars: Mapping[str, Tensor]
             if tensor.requires_grad:
                 what = f"{op}: {name} requires gradients"
                 raise UserError(what, "buffers without gradients", f"pass {name}.detach(), which shares its memory")
-
-
-def _dtype_name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def _steps(device: str) -> ModuleType:

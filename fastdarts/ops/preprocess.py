@@ -11,6 +11,7 @@ from torch import Tensor
 from fastdarts._backend import backend_for
 from fastdarts.errors import UserError
 from fastdarts.ops import maps
+from fastdarts.ops._checks import dtype_name, require_tensors
 from fastdarts.ops._engine import computing, launchers
 from fastdarts.ops._preprocess_cpu import empty_as, maps_out, outputs_of, statistics
 from fastdarts.reference.preprocess import preprocess as _reference
@@ -44,9 +45,7 @@ def preprocess(
 ) -> tuple[Tensor, Tensor, Tensor]:
     given = {"x": x, **{f"weights[{i}]": weight for i, weight in enumerate(weights)}}
     given |= {name: tensor for name, tensor in (("mean", mean), ("var", var)) if tensor is not None}
-    for name, tensor in given.items():
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"preprocess: {name} is a {type(tensor).__name__}; expected a torch.Tensor")
+    require_tensors("preprocess", given.items())
     if _backend(x.device.type) == "reference":
         _check(x, weights, mean, var, stride)
         return _reference(x, weights, stride=stride, mean=mean, var=var, eps=eps)
@@ -62,10 +61,6 @@ def _backend(device: str) -> str:
     return backend_for("preprocess", device)
 
 
-def _dtype_name(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
-
-
 def _check(x: Tensor, weights: Sequence[Tensor], mean: Tensor | None, var: Tensor | None, stride: int) -> None:
     maps.check_stored("preprocess", "x", x)
     if x.dim() != 4 or min(x.shape) < 1:
@@ -78,7 +73,8 @@ def _check(x: Tensor, weights: Sequence[Tensor], mean: Tensor | None, var: Tenso
         )
     for i, weight in enumerate(weights):
         if weight.dtype != x.dtype:
-            raise TypeError(f"preprocess: weights[{i}] is {_dtype_name(weight)}; expected {_dtype_name(x)}, as x")
+            got, expected = dtype_name(weight.dtype), dtype_name(x.dtype)
+            raise TypeError(f"preprocess: weights[{i}] is {got}; expected {expected}, as x")
         if weight.dim() != 4 or weight.shape[0] < 1 or tuple(weight.shape[1:]) != (x.shape[1], 1, 1):
             what = f"preprocess: weights[{i}] has shape {list(weight.shape)}"
             raise UserError(what, f"[C_out, {x.shape[1]}, 1, 1] for {x.shape[1]} channels")
@@ -89,7 +85,7 @@ def _check(x: Tensor, weights: Sequence[Tensor], mean: Tensor | None, var: Tenso
         if tensor is None:
             continue
         if not tensor.is_floating_point():
-            raise TypeError(f"preprocess: {name} is {_dtype_name(tensor)}; expected a floating dtype")
+            raise TypeError(f"preprocess: {name} is {dtype_name(tensor.dtype)}; expected a floating dtype")
         if tuple(tensor.shape) != (channels,):
             raise UserError(f"preprocess: {name} has shape {list(tensor.shape)}", f"[{channels}], one a channel")
         if tensor.requires_grad:

@@ -13,6 +13,7 @@ from torch import Tensor
 from fastdarts._backend import backend_for, use_backend
 from fastdarts.errors import UserError
 from fastdarts.ops import maps
+from fastdarts.ops._checks import dtype_name
 from fastdarts.ops._engine import computing, launchers
 from fastdarts.ops._stencil_cpu import empty_ys
 from fastdarts.reference.stencil import Conv
@@ -120,7 +121,7 @@ def _check(
 def _check_types(named: Sequence[tuple[str, Tensor]]) -> None:
     dtype, device = named[0][1].dtype, named[0][1].device
     for name, tensor in named:
-        got = str(tensor.dtype).removeprefix("torch.")
+        got = dtype_name(tensor.dtype)
         if name == "sources":
             maps.check_stored("stencil", "a source", tensor)
         if name in ("sources", "gradients") and tensor.dtype != dtype:

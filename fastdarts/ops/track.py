@@ -10,6 +10,7 @@ from torch import Tensor
 from fastdarts._backend import backend_for
 from fastdarts.errors import UserError
 from fastdarts.ops import maps
+from fastdarts.ops._checks import dtype_name, require_tensors
 from fastdarts.reference.track import track_ as _reference
 
 __all__ = ["track_"]
@@ -35,9 +36,7 @@ def track_(
     unbiased: float,
 ) -> None:
     given = {"mean": mean, "var": var, "batches": batches, "batch_mean": batch_mean, "batch_var": batch_var}
-    for name, tensor in given.items():
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"track_: {name} is a {type(tensor).__name__}; expected a torch.Tensor")
+    require_tensors("track_", given.items())
     torch.ops.fastdarts.track_(*given.values(), momentum=momentum, unbiased=unbiased)
 
 
@@ -52,16 +51,12 @@ def _check(given: Mapping[str, Tensor]) -> None:
     for name, tensor in given.items():
         dtype = {"batches": torch.int64, "batch_mean": torch.float64, "batch_var": torch.float64}.get(name, mean.dtype)
         if tensor.dtype != dtype or not (dtype.is_floating_point or name == "batches"):
-            raise TypeError(f"track_: {name} is {_name(tensor.dtype)}; expected {_name(dtype)}")
+            raise TypeError(f"track_: {name} is {dtype_name(tensor.dtype)}; expected {dtype_name(dtype)}")
         if name != "batches" and tensor.shape != mean.shape:
             raise UserError(f"track_: {name} has shape {list(tensor.shape)}", f"{list(mean.shape)}, as mean")
         if tensor.device != mean.device:
             what = f"track_: {name} is on {tensor.device}, mean on {mean.device}"
             raise UserError(what, "one device", f"move it with .to({str(mean.device)!r})")
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 @torch.library.impl(_NAME, ("cpu", "cuda"))
