@@ -65,8 +65,13 @@ class Batches:
         shuffle: a new order each pass; else index order.
         drop_last: leave out the pass' last batch where it is smaller than `batch_size`.
 
+    Attributes:
+        cutout_prob: probability, from 0 to 1, that an image gets the augmentation's cutout; 1 at first. It may be set
+            between batches. Like a learning rate it belongs to a schedule and not to the stream: whoever sets it sets
+            it again after :meth:`load_state_dict`. At 1 nothing more is drawn than ever, below 1 one number an image.
+
     Raises:
-        UserError: for indices, a batch size, an augmentation or a seed that does not fit.
+        UserError: for indices, a batch size, an augmentation, a seed or a probability that does not fit.
         TypeError: for an argument of another type.
     """
 
@@ -94,9 +99,23 @@ class Batches:
         _check_augmentation(self.augmentation, images)
         _check_seed(seed)
         self.images = images.to(self.device)
+        self.cutout_prob = 1.0
         self._scale, self._shift = _normalisation(images, self.device)
         self._generator = torch.Generator().manual_seed(seed)
         self._begin_pass()
+
+    @property
+    def cutout_prob(self) -> float:
+        """See the class."""
+        return self._cutout_prob
+
+    @cutout_prob.setter
+    def cutout_prob(self, value: float) -> None:
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            raise TypeError(f"cutout_prob is a {type(value).__name__}; expected a float")
+        if not 0.0 <= value <= 1.0:
+            raise UserError(f"cutout_prob is {value}", "a probability from 0 to 1")
+        self._cutout_prob = float(value)
 
     def __len__(self) -> int:
         """Batches that :meth:`next` gives in a pass."""
@@ -244,6 +263,8 @@ class Batches:
                 low = torch.randint(length, (count,), generator=self._generator) - side // 2
                 cutout[:, 2 * axis] = low.clamp(min=0)
                 cutout[:, 2 * axis + 1] = (low + side).clamp(max=length)
+            if self.cutout_prob < 1.0:
+                cutout *= (torch.rand(count, 1, generator=self._generator) < self.cutout_prob).long()
         return offset, flip, cutout
 
 

@@ -11,17 +11,19 @@ from torch import Tensor, nn
 
 from fastdarts import reference
 from fastdarts.errors import UserError
+from fastdarts.nn.channels import channel_order, reordered
 from fastdarts.nn.checks import (
     at_least_one,
     check_active,
     check_maps,
     check_partial,
+    check_sampling,
     check_statistics,
     check_vector,
     halved,
 )
 from fastdarts.nn.fused import Engine, as_laid_out, cast_once, check_memory, constant, hooked, preprocess
-from fastdarts.nn.operations import FactorizedReduce, ReLUConvBN, build_op
+from fastdarts.nn.operations import FactorizedReduce, Identity, ReLUConvBN, build_op
 from fastdarts.nn.stack import Stack, StackedPart
 from fastdarts.nn.trunk import StackedCell
 from fastdarts.plan import CellPlan, cell_plan, mixed_op_plan, unsupported
@@ -78,13 +80,16 @@ class MixedOp(nn.Module):
 
         self._engine = Engine("MixedOp", part.stack, part.place, [self._ops], build, unsupported(self.primitives))
 
-    def forward(self, x: Tensor, weights: Tensor, active: Sequence[int] | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, weights: Tensor, active: Sequence[int] | None = None, skip_dropout: float = 0.0
+    ) -> Tensor:
         """Mix.
 
         Args:
             x: [N, C, H, W], floating.
             weights: [K], floating; one mixing weight per primitive.
             active: indices of the primitives that run; None for all. The others are not computed.
+            skip_dropout: probability that an element of what an identity gives is dropped, in training only.
 
         Returns:
             [N, C, ceil(H / stride), ceil(W / stride)], the dtype of x.
@@ -100,6 +105,13 @@ class MixedOp(nn.Module):
         if self.training:
             height, width = (halved(size, self.stride) for size in x.shape[2:])
             check_statistics(len(x), height, width, "MixedOp")
+        chosen = range(len(self._ops)) if active is None else active
+        skips = [k for k in chosen if isinstance(self._ops[k], Identity)]
+        if skips and skip_dropout and self.training:
+            return self._dropping(x, weights, skips, [k for k in chosen if k not in skips], skip_dropout)
+        return self._mix(x, weights, active)
+
+    def _mix(self, x: Tensor, weights: Tensor, active: Sequence[int] | None) -> Tensor:
         if not self._engine.refuses(x, [self._ops]):
             route = self._engine.route(None if active is None else (tuple(active),))
             with cast_once(x) as cast:
@@ -113,6 +125,24 @@ class MixedOp(nn.Module):
             return reference.mixed_sum(sampled, ops, weights, active)
 
         return reference.partial_channels(x, mix, partial=self.partial, stride=self.stride)
+
+    def _dropping(
+        self, x: Tensor, weights: Tensor, skips: Sequence[int], others: Sequence[int], dropout: float
+    ) -> Tensor:
+        """Identities, elements of which are dropped, and what the engine makes of the other candidates."""
+
+        def skipped(sampled: Tensor) -> Tensor:
+            return reference.weighted_sum([weights[k] * F.dropout(sampled, dropout) for k in skips])
+
+        if not others:
+            return reference.partial_channels(x, skipped, partial=self.partial, stride=self.stride)
+        y = self._mix(x, weights, others)
+        sampled = self.channels // self.partial
+        kept = skipped(x[:, :sampled])
+        if self.partial > 1:
+            # Where the engine's shuffle has put the channels that were mixed.
+            kept = reference.channel_shuffle(F.pad(kept, (0, 0, 0, 0, 0, self.channels - sampled)), self.partial)
+        return y + kept
 
 
 class Cell(StackedCell):
@@ -129,11 +159,13 @@ class Cell(StackedCell):
         reduction_prev: whether the layer before reduced, so that the older input is halved here.
         partial: K of partial channels; 1 mixes all.
         memory: what the fused engine keeps for backward: `fast`, `balanced` or `lean`; :func:`fastdarts.ops.cell`.
+        channel_sampling: with partial channels, whether each pass in training mixes C/K channels drawn at random
+            instead of the first ones; :func:`fastdarts.nn.channels.channel_order`.
 
     Raises:
-        UserError: as :class:`MixedOp`.
+        UserError: as :class:`MixedOp`; channels to sample where all are mixed.
 
-    Source: Liu et al. 2019 (DARTS), section 2.1; facts section 1.
+    Source: Liu et al. 2019 (DARTS), section 2.1; Xu et al. 2020 (PC-DARTS), Eq. 3; facts sections 1 and 3.
     """
 
     def __init__(
@@ -147,13 +179,16 @@ class Cell(StackedCell):
         reduction_prev: bool,
         partial: int = 1,
         memory: str = "fast",
+        channel_sampling: bool = False,
     ) -> None:
         super().__init__()
         check_memory(memory)
+        check_sampling(channel_sampling, partial)
         for name, value in (("c_prev_prev", c_prev_prev), ("c_prev", c_prev), ("channels", channels)):
             at_least_one(name, value)
         self.space, self.reduction, self.partial, self.memory = space, reduction, partial, memory
         self.c_prev_prev, self.c_prev, self.channels = c_prev_prev, c_prev, channels
+        self.channel_sampling = channel_sampling
         self.multiplier = len(space.concat)
         if reduction_prev:
             self.preprocess0: nn.Module = FactorizedReduce(c_prev_prev, channels, affine=False)
@@ -188,8 +223,14 @@ class Cell(StackedCell):
         weights: Weights,
         edge_weights: Tensor | None = None,
         active: Active | None = None,
+        *,
+        drop_path_prob: float = 0.0,
+        skip_dropout: float = 0.0,
     ) -> Tensor:
         """Run the cell.
+
+        In training with a probability above 0 the edges run one by one: the engine mixes a whole cell by one factor
+        a channel, and these belong to an image, or to one candidate's elements.
 
         Args:
             s0: [N, c_prev_prev, H0, W0], floating; output of two layers before.
@@ -198,6 +239,8 @@ class Cell(StackedCell):
             edge_weights: [E]; None for 1 each.
             active: for each edge the indices of the primitives that run, () for an edge that does not exist (with its
                 bypass); None for all. The others are not computed.
+            drop_path_prob: probability that an edge of an image is dropped, all of it, in training only.
+            skip_dropout: probability that an element after an identity is dropped, in training only.
 
         Returns:
             [N, C * multiplier, H', W'], H' = ceil(H / 2) in a reduction, else H.
@@ -217,12 +260,17 @@ class Cell(StackedCell):
             for chosen, count in zip(active, counts, strict=True):
                 if chosen:
                     check_active(chosen, count, "Cell")
-        if self._is_plain(s1):
-            states = self._met(s0, s1, self.preprocess0(s0), self.preprocess1(s1))
-            return self._mix(states, self._rows(weights), edge_weights, active)
+        drop_path_prob, skip_dropout = (p if self.training else 0.0 for p in (drop_path_prob, skip_dropout))
+        dropped = "whole edges" if drop_path_prob else "elements of skips" if skip_dropout else ""
+        if self._is_plain(s1, dropped and f"{dropped} are dropped: each edge runs on its own"):
+            states, order = self._reordered(self._met(s0, s1, self.preprocess0(s0), self.preprocess1(s1)))
+            y = self._mix(states, self._rows(weights), edge_weights, active, drop_path_prob, skip_dropout)
+            return y if order is None else reordered(y, order)
         return self._fused(s0, s1, weights, edge_weights, active)
 
-    def _is_plain(self, x: Tensor) -> bool:
+    def _is_plain(self, x: Tensor, reason: str) -> bool:
+        if reason:
+            return self._engine.refuses(x, [], reason)
         edges: list[nn.ModuleList] = []
         for edge in self._ops:
             if not isinstance(edge, MixedOp) or type(edge).forward is not MixedOp.forward or "forward" in vars(edge):
@@ -245,9 +293,18 @@ class Cell(StackedCell):
             bypass = edge_weights if self.partial > 1 else None
         with cast_once(s1) as cast:
             older, newer = preprocess(self.preprocess0, s0, cast), preprocess(self.preprocess1, s1, cast)
-            states = self._met(s0, s1, older, newer)
+            states, order = self._reordered(self._met(s0, s1, older, newer))
             y = self._engine.run(states, matrix, bypass=bypass, route=route, memory=self.memory)
-        return as_laid_out(y, s1)
+        return as_laid_out(y if order is None else reordered(y, order), s1)
+
+    def _reordered(self, states: list[Tensor]) -> tuple[list[Tensor], Tensor | None]:
+        """The states in this pass' order of channels, and the order that names the output's channels back."""
+        if not self.channel_sampling:
+            return states, None
+        order = channel_order(self.channels, self.partial, self.multiplier, states[0].device, draw=self.training)
+        if order.states is not None:
+            states = [reordered(state, order.states) for state in states]
+        return states, order.output
 
     def _met(self, s0: Tensor, s1: Tensor, *states: Tensor) -> list[Tensor]:
         if states[0].shape != states[1].shape:
@@ -258,11 +315,18 @@ class Cell(StackedCell):
         return list(states)
 
     def _mix(
-        self, states: list[Tensor], rows: list[Tensor], edge_weights: Tensor | None, active: Active | None
+        self,
+        states: list[Tensor],
+        rows: list[Tensor],
+        edge_weights: Tensor | None,
+        active: Active | None,
+        drop_path_prob: float,
+        skip_dropout: float,
     ) -> Tensor:
         for node in self.space.states:
             edges = [e for e in self.space.into(node) if active is None or active[e]]
-            terms = [self._edge(e, states, rows[e], active) for e in edges]
+            terms = [self._edge(e, states, rows[e], active, skip_dropout) for e in edges]
+            terms = [reference.drop_path(term, drop_path_prob) for term in terms]
             if terms:
                 factors = None if edge_weights is None else [edge_weights[e] for e in edges]
                 states.append(reference.weighted_sum(terms, factors))
@@ -270,9 +334,13 @@ class Cell(StackedCell):
                 states.append(reference.zero(states[0], stride=2 if self.reduction else 1))
         return torch.cat([states[node] for node in self.space.concat], dim=1)
 
-    def _edge(self, edge: int, states: list[Tensor], weights: Tensor, active: Active | None) -> Tensor:
+    def _edge(
+        self, edge: int, states: list[Tensor], weights: Tensor, active: Active | None, skip_dropout: float
+    ) -> Tensor:
         source = states[self.space.edges[edge].source]
-        y: Tensor = self._ops[edge](source, weights, None if active is None else active[edge])
+        # An edge of someone else's making may know no dropout, and need not where there is none.
+        dropout = {"skip_dropout": skip_dropout} if skip_dropout else {}
+        y: Tensor = self._ops[edge](source, weights, None if active is None else active[edge], **dropout)
         return y
 
     def _matrix(self, weights: Weights) -> Tensor:

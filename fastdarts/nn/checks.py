@@ -3,12 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastdarts.errors import UserError
 
-__all__ = ["at_least_one", "check_active", "check_maps", "check_partial", "check_statistics", "check_vector", "halved"]
+__all__ = [
+    "Probability",
+    "at_least_one",
+    "check_active",
+    "check_maps",
+    "check_partial",
+    "check_sampling",
+    "check_statistics",
+    "check_vector",
+    "halved",
+]
+
+
+class Probability:
+    """An attribute of a module, a float from 0 to below 1, checked whenever it is set."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, module: nn.Module | None, owner: type | None = None) -> Any:
+        return self if module is None else vars(module)[self._name]
+
+    def __set__(self, module: nn.Module, value: float) -> None:
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            raise TypeError(f"{self._name} is {value!r} of type {type(value).__name__}; expected a float")
+        if not 0.0 <= value < 1.0:
+            raise UserError(f"{self._name} is {value}", "a probability from 0 to below 1")
+        vars(module)[self._name] = float(value)
 
 
 def at_least_one(name: str, value: int) -> None:
@@ -33,6 +61,14 @@ def check_partial(channels: int, partial: int) -> None:
             f"partial is {partial} and does not divide {channels} channels",
             "channels that are a multiple of partial",
             f"use {-(-channels // partial) * partial} channels or another partial",
+        )
+
+
+def check_sampling(channel_sampling: bool, partial: int) -> None:
+    """Refuse the sampling of channels where all are mixed."""
+    if channel_sampling and partial == 1:
+        raise UserError(
+            "channel_sampling with partial 1: all channels are mixed, there is none to choose", "a partial of 2 or more"
         )
 
 

@@ -13,7 +13,7 @@ from fastdarts.nn.operations import FactorizedReduce, Identity, ReLUConvBN, buil
 from fastdarts.nn.trunk import Place, StackedCell, Trunk, check_trunk
 from fastdarts.spaces import CellGenotype, Genotype
 
-__all__ = ["AuxiliaryHeadCIFAR", "AuxiliaryHeadImageNet", "DerivedCell", "DerivedNetwork"]
+__all__ = ["AuxiliaryHeadCIFAR", "AuxiliaryHeadImageNet", "DerivedCell", "DerivedNetwork", "auxiliary_head"]
 
 
 class DerivedCell(StackedCell):
@@ -148,6 +148,11 @@ class AuxiliaryHeadImageNet(_AuxiliaryHead):
         super().__init__(channels, classes, pool_stride=2, last=None)
 
 
+def auxiliary_head(stem: str, channels: int, classes: int) -> nn.Module:
+    """The auxiliary head of networks with a stem, `cifar` or `imagenet`."""
+    return (AuxiliaryHeadImageNet if stem == "imagenet" else AuxiliaryHeadCIFAR)(channels, classes)
+
+
 class DerivedNetwork(Trunk):
     """The network of a genotype, with the `state_dict` keys of quark0's NetworkCIFAR and NetworkImageNet.
 
@@ -196,7 +201,6 @@ class DerivedNetwork(Trunk):
                 reduction_prev=place.reduction_prev,
             )
 
-        head = AuxiliaryHeadImageNet if stem == "imagenet" else AuxiliaryHeadCIFAR
         super().__init__(
             build_cell,
             channels=channels,
@@ -206,7 +210,7 @@ class DerivedNetwork(Trunk):
             in_channels=in_channels,
             stem=stem,
             stem_channels=channels if stem == "imagenet" else 3 * channels,
-            build_auxiliary=(lambda c_prev: head(c_prev, classes)) if auxiliary else None,
+            build_auxiliary=(lambda c_prev: auxiliary_head(stem, c_prev, classes)) if auxiliary else None,
         )
         self.genotype, self.auxiliary = genotype, auxiliary
         self.drop_path_prob = 0.0

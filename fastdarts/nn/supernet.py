@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 from fastdarts import reference
 from fastdarts.errors import UserError
 from fastdarts.nn.cell import Active, Cell, Weights
-from fastdarts.nn.checks import check_partial
+from fastdarts.nn.checks import Probability, check_partial, check_sampling
+from fastdarts.nn.derived import auxiliary_head
 from fastdarts.nn.fused import check_memory, laid_out
 from fastdarts.nn.trunk import Place, Trunk
 from fastdarts.spaces import Genotype, Space, derive
@@ -83,13 +85,32 @@ class Supernet(Trunk):
         alpha_scale: alphas and betas start as alpha_scale * normal(0, 1), drawn after the weights; 0 starts all
             candidates equal.
         memory: what the fused engine keeps for backward: `fast`, `balanced` or `lean`; :func:`fastdarts.ops.cell`.
+        auxiliary: whether there is an auxiliary head after cell 2 * layers // 3, the derived network's.
+        dropout: probability that a pooled feature is dropped before the classifier.
+        skip_dropout: probability that an element is dropped after an identity.
+        channel_sampling: with partial channels, whether each pass of a cell mixes C/K channels drawn at random instead
+            of the first ones; in evaluation the first ones.
+
+    Attributes:
+        auxiliary_logits: [N, classes], the auxiliary head's in the last pass; None in evaluation or without a head. It
+            holds that pass' graph: read it before the next one.
+        dropout: probability, from 0 to below 1; as the next two in training only, and may be set between passes.
+        skip_dropout: likewise.
+        drop_path_prob: probability that an edge of an image is dropped, with all of its candidates; 0 at first.
+
+    Where `drop_path_prob` or `skip_dropout` is above 0 the cells run edge by edge, which the log says once.
 
     Raises:
-        UserError: a count below 1, an unknown stem or memory mode, K that does not divide the channels.
+        UserError: a count below 1, an unknown stem or memory mode, K that does not divide the channels, channels to
+            sample where all are mixed, no probability.
         TypeError: no space.
 
-    Source: Liu et al. 2019 (DARTS), section 3.1; Xu et al. 2020 (PC-DARTS); facts sections 1 and 3.
+    Source: Liu et al. 2019 (DARTS), section 3.1; Xu et al. 2020 (PC-DARTS), Eq. 3; Bi et al. 2019 (Amended-DARTS),
+        section 4.1.2 (head and dropout); Chen et al. 2019 (P-DARTS), section 3.3 (dropout of skips); Zela et al. 2020
+        (RobustDARTS), section 5.1 (drop-path in the search); facts sections 1, 3, 4, 6 and 9.
     """
+
+    dropout, skip_dropout, drop_path_prob = Probability(), Probability(), Probability()
 
     def __init__(
         self,
@@ -104,11 +125,16 @@ class Supernet(Trunk):
         edge_normalisation: bool | None = None,
         alpha_scale: float = 1e-3,
         memory: str = "fast",
+        auxiliary: bool = False,
+        dropout: float = 0.0,
+        skip_dropout: float = 0.0,
+        channel_sampling: bool = False,
     ) -> None:
         if not isinstance(space, Space):
             raise TypeError(f"space is a {type(space).__name__}; expected a Space, as fastdarts.spaces.space(name)")
         check_partial(channels, partial)
         check_memory(memory)
+        check_sampling(channel_sampling, partial)
         layers = space.layers if layers is None else layers
         kinds = space.kinds(layers)
 
@@ -122,6 +148,7 @@ class Supernet(Trunk):
                 reduction_prev=place.reduction_prev,
                 partial=partial,
                 memory=memory,
+                channel_sampling=channel_sampling,
             )
 
         super().__init__(
@@ -133,8 +160,12 @@ class Supernet(Trunk):
             in_channels=in_channels,
             stem=stem,
             stem_channels=STEM_MULTIPLIER * channels,
+            build_auxiliary=(lambda c_prev: auxiliary_head(stem, c_prev, classes)) if auxiliary else None,
         )
         self.space, self.partial = space, partial
+        self.auxiliary, self.channel_sampling = auxiliary, channel_sampling
+        self.dropout, self.skip_dropout, self.drop_path_prob = dropout, skip_dropout, 0.0
+        self.auxiliary_logits: Tensor | None = None
         self._keys = space.keys(layers)
         edges = partial > 1 if edge_normalisation is None else edge_normalisation
         self.arch = Architecture(space, layers, edge_normalisation=edges, scale=alpha_scale)
@@ -171,12 +202,27 @@ class Supernet(Trunk):
             missing = [] if given is None else sorted(set(self._keys) - set(given))
             if missing:
                 raise UserError(f"Supernet: {name} lack {', '.join(missing)}", f"the keys {', '.join(self._keys)}")
+        self.auxiliary_logits = None
+        dropped = {"drop_path_prob": self.drop_path_prob, "skip_dropout": self.skip_dropout} if self.training else {}
         older, newer = map(laid_out, self.begin(laid_out(x)))
-        for key, cell in zip(self._keys, self.cells, strict=True):
+        for layer, (key, cell) in enumerate(zip(self._keys, self.cells, strict=True)):
             of_edges = None if edge_weights is None else edge_weights[key]
             of_paths = None if active is None else active[key]
-            older, newer = newer, cell(older, newer, weights[key], of_edges, of_paths)
-        return self.classify(newer)
+            older, newer = newer, cell(older, newer, weights[key], of_edges, of_paths, **dropped)
+            if self.auxiliary and self.training and layer == 2 * self.layers // 3:
+                self.auxiliary_logits = self.auxiliary_head(newer)
+        return self.classify(newer, self.dropout)
+
+    @property
+    def draws(self) -> bool:
+        """Whether a pass in training draws random numbers, from torch's default generator of its device."""
+        cells = (self.space.cell(key, self.layers) for key in self.space.arch_keys(self.layers))
+        noise = any("noise" in edge.primitives for cell in cells for edge in cell.edges)
+        return noise or self.channel_sampling or any((self.dropout, self.skip_dropout, self.drop_path_prob))
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What a pass left behind is no part of the model, and torch copies no tensor that has a history.
+        return self.__dict__ | {"auxiliary_logits": None}
 
     def arch_parameters(self) -> list[nn.Parameter]:
         """Alphas, then betas, each in the order of the space's keys."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastdarts.errors import UserError
@@ -127,9 +128,17 @@ class Trunk(nn.Module):
         newer = self.stem(images)
         return newer, newer
 
-    def classify(self, features: Tensor) -> Tensor:
-        """Logits [N, classes] of the last cell's output [N, C, H, W]."""
-        return self.classifier(self.global_pooling(features).flatten(1))
+    def classify(self, features: Tensor, dropout: float = 0.0) -> Tensor:
+        """Logits [N, classes] of the last cell's output [N, C, H, W].
+
+        Args:
+            features: [N, C, H, W], floating.
+            dropout: probability that a pooled feature is dropped, in training only; at 0 nothing is drawn.
+        """
+        pooled = self.global_pooling(features).flatten(1)
+        if dropout and self.training:
+            pooled = F.dropout(pooled, dropout)
+        return self.classifier(pooled)
 
 
 def check_trunk(*, channels: int, layers: int, classes: int, in_channels: int, stem: str) -> None:
