@@ -9,6 +9,7 @@ from fastdarts.spaces._genotype import STYLES, CellGenotype, Genotype
 from fastdarts.spaces._parse import parse_genotype
 from fastdarts.spaces._presets import space, space_names
 from fastdarts.spaces._primitives import PRIMITIVES, Primitive
+from fastdarts.spaces._prune import prune
 from fastdarts.spaces._published import PUBLISHED, published
 from fastdarts.spaces._sample import random_genotype
 from fastdarts.spaces._space import CellSpace, Edge, Space
@@ -27,6 +28,7 @@ __all__ = [
     "define_space",
     "derive",
     "parse_genotype",
+    "prune",
     "published",
     "random_genotype",
     "space",

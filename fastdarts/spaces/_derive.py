@@ -12,7 +12,7 @@ from fastdarts.errors import UserError
 from fastdarts.spaces._genotype import CellGenotype, Genotype
 from fastdarts.spaces._space import CellSpace, Space
 
-__all__ = ["derive"]
+__all__ = ["check_keys", "derive", "weight_rows"]
 
 
 def derive(
@@ -47,13 +47,13 @@ def derive(
     Source: DARTS, arXiv 1806.09055, section 2.4; PC-DARTS, arXiv 1907.05737, section 3.3 (facts sections 1 and 3).
     """
     keys = space.arch_keys(layers)
-    for name, given in (("weights", weights), ("edge_weights", edge_weights)):
-        if given is not None and set(given) != set(keys):
-            raise UserError(f"{name} for {', '.join(given) or 'nothing'}", f"for {', '.join(keys)}")
+    check_keys("weights", weights, keys)
+    if edge_weights is not None:
+        check_keys("edge_weights", edge_weights, keys)
     cells = {}
     for key in keys:
         cell = space.cell(key, layers)
-        rows = _rows(key, cell, weights[key])
+        rows = weight_rows(key, cell, weights[key])
         if edge_weights is not None:
             rows = _weighted(rows, _betas(key, cell, edge_weights[key]))
         nodes = tuple(_node(cell, rows, node, space.keep) for node in cell.states)
@@ -79,7 +79,27 @@ def _plain(values: Any) -> Any:
     return [_plain(value) for value in values] if isinstance(values, Sequence) else float(values)
 
 
-def _rows(key: str, cell: CellSpace, weights: Any) -> list[list[float]]:
+def check_keys(name: str, given: Mapping[str, Any], keys: Sequence[str]) -> None:
+    """Refuse weights whose architectures are not exactly ``keys``.
+
+    Raises:
+        UserError: naming both.
+    """
+    if set(given) != set(keys):
+        raise UserError(f"{name} for {', '.join(given) or 'nothing'}", f"for {', '.join(keys)}")
+
+
+def weight_rows(key: str, cell: CellSpace, weights: Any) -> list[list[float]]:
+    """Return the weights of each edge's own candidates as plain numbers, padding left out.
+
+    Args:
+        key: architecture key, for the messages.
+        cell: the cell space of the key.
+        weights: [edges, >= primitives of the edge]; arrays, tensors on any device, or nested sequences.
+
+    Raises:
+        UserError: a wrong number of rows or columns, a weight that is not finite.
+    """
     rows = _plain(weights)
     if not isinstance(rows, list) or len(rows) != len(cell.edges) or not all(isinstance(row, list) for row in rows):
         got = f"{len(rows)} rows" if isinstance(rows, list) else "one number"
