@@ -14,7 +14,7 @@ from torch import Tensor
 from bench.cases import CUDA, DEVICE, MODES, Case, Problem, classified, measure
 from fastdarts.nn import Supernet
 from fastdarts.search import configure
-from fastdarts.search.relaxation import softmax
+from fastdarts.search.choices import Softmax
 from fastdarts.search.step import SearchStep
 from fastdarts.spaces import space
 
@@ -35,7 +35,7 @@ def build(method: str, channels: int, layers: int, batch: int, side: int, partia
     model = Supernet(space("darts"), channels=channels, layers=layers, partial=partial, in_channels=in_channels).to(
         DEVICE
     )
-    step = SearchStep(model, configure(method, channels=channels, layers=layers), softmax)
+    step = SearchStep(model, configure(method, channels=channels, layers=layers), Softmax())
     images = torch.randn(batch, in_channels, side, side, device=DEVICE)
     return StepProblem(step, images, torch.arange(batch, device=DEVICE) % 10)
 

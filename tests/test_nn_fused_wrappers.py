@@ -18,7 +18,7 @@ from fastdarts import use_backend
 from fastdarts._backend import native
 from fastdarts.nn import Cell, MixedOp, Supernet, fused
 from fastdarts.search import configure, hypergradient
-from fastdarts.search.relaxation import softmax
+from fastdarts.search.choices import Softmax
 from fastdarts.search.step import SearchStep
 from fastdarts.spaces import space
 
@@ -189,7 +189,7 @@ def searched(kind: str, dtype: torch.dtype, backend: str, steps: int = 4, **opti
     config = configure("darts-first", data="cifar10", hypergradient=kind, arch_lr=0.02)
     with use_backend(backend):
         net = supernet(alpha_scale=0.1, **options)
-        step = SearchStep(net.to(dtype), config, softmax)
+        step = SearchStep(net.to(dtype), config, Softmax())
         for number in range(steps):
             step(batch(2 * number, dtype=dtype), batch(2 * number + 1, dtype=dtype), number / steps)
     state = {name: value for name, value in net.state_dict().items() if value.is_floating_point()}
@@ -234,7 +234,7 @@ def test_exact_kinds_refuse_the_engine_with_the_remedy(kind: str) -> None:
     with use_backend("reference"):
         expected = hypergradient(kind, **problem)
     assert all(gradient.any() for gradient in expected)
-    step = SearchStep(net, configure("darts-first", data="cifar10", hypergradient=kind), softmax)
+    step = SearchStep(net, configure("darts-first", data="cifar10", hypergradient=kind), Softmax())
     calls: list[str] = []
     run = fused.Engine.run
     with pytest.MonkeyPatch.context() as patch:
@@ -245,7 +245,7 @@ def test_exact_kinds_refuse_the_engine_with_the_remedy(kind: str) -> None:
 
 
 def test_the_check_of_finite_differences_runs_in_a_search() -> None:
-    step = SearchStep(supernet(), configure("darts-second", data="cifar10"), softmax)
+    step = SearchStep(supernet(), configure("darts-second", data="cifar10"), Softmax())
     before = {name: value.clone() for name, value in step.model.state_dict().items()}
     error = step.check(batch(0), batch(1), 0.0)
     assert -1 <= error.cosine <= 1 and error.exact_norm > 0

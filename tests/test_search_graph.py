@@ -13,11 +13,12 @@ from torch import Tensor
 from fastdarts.data import Augmentation, Batches
 from fastdarts.nn import Supernet
 from fastdarts.runs import RunFolder
-from fastdarts.search import Interrupted, SearchConfig, graph, loop, resume, search
+from fastdarts.search import METHODS, Interrupted, SearchConfig, graph, job, resume, search
 from fastdarts.search._unattended import UnattendedStep
+from fastdarts.search.choices import Choices, Softmax
+from fastdarts.search.figures import evaluate
 from fastdarts.search.graph import Replayed
-from fastdarts.search.loop import evaluate
-from fastdarts.search.relaxation import softmax
+from fastdarts.search.methods import compose
 from fastdarts.search.step import SearchStep
 from fastdarts.search.stepper import Evaluation, Inputs, Stepper
 from fastdarts.spaces import define_space
@@ -35,7 +36,7 @@ def _step(cls: type[SearchStep], kind: str = "first", **overrides: Any) -> Searc
     torch.manual_seed(0)
     config = tiny.config(hypergradient=kind, **overrides)
     model = Supernet(tiny.SPACE, channels=4, layers=3, classes=3, in_channels=1)
-    return cls(model, config, softmax)
+    return cls(model, config, Softmax())
 
 
 def _state(step: SearchStep) -> dict[str, Tensor]:
@@ -109,10 +110,14 @@ def test_an_unattended_step_asks_the_host_for_nothing(kind: str) -> None:
 # Whole searches, recorded.
 
 
+def _unattended(config: SearchConfig, _: torch.device, model: Supernet, choices: Choices) -> UnattendedStep:
+    return UnattendedStep(model, config, choices.relaxation, choices.perturbation)
+
+
 def _emulated(monkeypatch: pytest.MonkeyPatch, recorder: Emulator | None, warm_ups: int = 1) -> None:
     monkeypatch.setattr(graph, "WARM_UPS", warm_ups)
-    monkeypatch.setattr(loop, "new_step", lambda config, _, *others: UnattendedStep(*others[:1], config, *others[1:]))
-    monkeypatch.setattr(loop, "new_recorder", lambda *_: recorder)
+    monkeypatch.setattr(job, "new_step", _unattended)
+    monkeypatch.setattr(job, "new_recorder", lambda *_: recorder)
 
 
 def _search(path: Path, config: SearchConfig, **others: Any) -> dict[str, Tensor]:
@@ -152,6 +157,27 @@ def test_a_recorded_search_is_the_same_to_the_bit(
     assert (recorder.recorded, recorder.warm_ups) == (graphs, graphs)
     steps = RunFolder.open(tmp_path / "plain").metrics()[-1]["step"]
     assert recorder.replays == steps + 2 * 3 - recorder.warm_ups
+
+
+def _recordable(name: str) -> bool:
+    config = tiny.config(name)
+    model = Supernet(tiny.SPACE, channels=config.channels, layers=3, partial=config.partial, in_channels=1)
+    choices = compose(config)
+    return not graph.obstacle(SearchStep(model, config, choices.relaxation, choices.perturbation))
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if not name.startswith(("darts-", "pc-darts"))])
+def test_every_method_that_can_be_recorded_is_the_same_to_the_bit(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not _recordable(name):
+        return
+    recorder = Emulator()
+    for folder, each in (("plain", None), ("recorded", recorder)):
+        _emulated(monkeypatch, each)
+        _search(tmp_path / folder, tiny.config(name))
+    _assert_same_run(tmp_path / "plain", tmp_path / "recorded")
+    assert recorder.recorded >= 2
 
 
 def test_noise_is_drawn_anew_at_every_replay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

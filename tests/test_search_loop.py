@@ -19,40 +19,12 @@ import torch
 from fastdarts.data import ImageSet
 from fastdarts.errors import UserError
 from fastdarts.runs import RunFolder
-from fastdarts.search import METHODS, Interrupted, Progress, resume
+from fastdarts.search import Interrupted, Progress, resume
 from fastdarts.search import search as search_in
 from fastdarts.spaces import define_space, parse_genotype
 from tests import tiny
 
 search = functools.partial(search_in, search_space=tiny.SPACE)
-
-
-def _metrics(path: Path) -> list[dict[str, Any]]:
-    return tiny.untimed(RunFolder.open(path).metrics())
-
-
-def _assert_same_run(left: Path, right: Path) -> None:
-    ours, theirs = tiny.state_of(left), tiny.state_of(right)
-    assert ours.keys() == theirs.keys()
-    # The seconds spent are the only part of the state that the clock decides; they are plain numbers, not tensors.
-    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
-    assert _metrics(left) == _metrics(right)
-    names = sorted(each.name for each in (left / "epochs").iterdir())
-    assert names == sorted(each.name for each in (right / "epochs").iterdir())
-    for name in names:
-        assert (left / "epochs" / name).read_bytes() == (right / "epochs" / name).read_bytes()
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_every_method_searches_and_resumes_bit_for_bit(name: str, tmp_path: Path) -> None:
-    config = tiny.config(name)
-    whole = search(config, tmp_path / "whole", train_set=tiny.images())
-    with pytest.raises(Interrupted, match="stopped; the state is saved"):
-        search(config, tmp_path / "cut", train_set=tiny.images(), progress=tiny.StopAt(4))
-    resumed = resume(tmp_path / "cut", train_set=tiny.images())
-    _assert_same_run(tmp_path / "whole", tmp_path / "cut")
-    assert resumed.genotype == whole.genotype
-    assert (resumed.valid_loss, resumed.valid_accuracy) == (whole.valid_loss, whole.valid_accuracy)
 
 
 def test_a_run_folder_holds_what_the_docs_promise(tmp_path: Path) -> None:
@@ -111,8 +83,8 @@ def test_alphas_wait_until_their_epoch(tmp_path: Path) -> None:
 def test_the_same_seed_gives_the_same_search_and_another_does_not(tmp_path: Path) -> None:
     for name, seed in (("a", 2), ("b", 2), ("c", 3)):
         search(tiny.config(seed=seed, epochs=1), tmp_path / name, train_set=tiny.images())
-    _assert_same_run(tmp_path / "a", tmp_path / "b")
-    assert _metrics(tmp_path / "a") != _metrics(tmp_path / "c")
+    tiny.assert_same_run(tmp_path / "a", tmp_path / "b")
+    assert tiny.metrics(tmp_path / "a") != tiny.metrics(tmp_path / "c")
 
 
 def test_the_backends_search_alike(tmp_path: Path) -> None:
@@ -120,7 +92,7 @@ def test_the_backends_search_alike(tmp_path: Path) -> None:
     found = []
     for name in ("auto", "reference"):
         result = search(tiny.config(backend=name, epochs=1), tmp_path / name, train_set=tiny.images())
-        record = _metrics(tmp_path / name)[-1]
+        record = tiny.metrics(tmp_path / name)[-1]
         found.append((result.genotype, record["skips"], record["valid_accuracy"], record["train_accuracy"]))
     assert found[0] == found[1]
 
@@ -130,7 +102,7 @@ def test_memory_modes_search_the_same_to_the_bit(tmp_path: Path) -> None:
         config = tiny.config(memory=memory, epochs=1)
         search(config, tmp_path / memory, train_set=tiny.images(), search_space=tiny.SPACE)
         assert RunFolder.open(tmp_path / memory).config["config"]["memory"] == memory
-    assert _metrics(tmp_path / "fast") == _metrics(tmp_path / "balanced") == _metrics(tmp_path / "lean")
+    assert tiny.metrics(tmp_path / "fast") == tiny.metrics(tmp_path / "balanced") == tiny.metrics(tmp_path / "lean")
 
 
 def test_a_space_of_ones_own_survives_resumption(tmp_path: Path) -> None:
@@ -141,7 +113,7 @@ def test_a_space_of_ones_own_survives_resumption(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         search(config, tmp_path / "cut", train_set=tiny.images(), search_space=own, progress=tiny.StopAt(2))
     resume(tmp_path / "cut", train_set=tiny.images())
-    _assert_same_run(tmp_path / "whole", tmp_path / "cut")
+    tiny.assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
 def test_termination_is_as_gentle_as_an_interrupt(tmp_path: Path) -> None:
@@ -166,7 +138,7 @@ def test_the_checkpoint_before_gives_the_same_end(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--previous"):
         resume(tmp_path / "back", train_set=tiny.images())
     resume(tmp_path / "back", train_set=tiny.images(), previous=True)
-    _assert_same_run(tmp_path / "whole", tmp_path / "back")
+    tiny.assert_same_run(tmp_path / "whole", tmp_path / "back")
 
 
 def test_an_interrupt_in_the_last_step_is_heard_and_the_run_finishes(tmp_path: Path) -> None:
@@ -176,7 +148,7 @@ def test_an_interrupt_in_the_last_step_is_heard_and_the_run_finishes(tmp_path: P
         search(config, tmp_path / "cut", train_set=tiny.images(), progress=tiny.StopAt(3))
     assert not (tmp_path / "cut" / "result.json").exists()
     resume(tmp_path / "cut", train_set=tiny.images())
-    _assert_same_run(tmp_path / "whole", tmp_path / "cut")
+    tiny.assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
 @pytest.mark.parametrize("other", [tiny.images(seed=5), tiny.images(classes=2), tiny.images(32)])
@@ -231,7 +203,7 @@ def test_kill_9_at_any_moment_then_resume_is_bit_for_bit(tmp_path: Path) -> None
         process = start("resume", str(cut))
     assert process.wait(120) == 0
     assert kills
-    _assert_same_run(tmp_path / "whole", cut)
+    tiny.assert_same_run(tmp_path / "whole", cut)
 
 
 @pytest.mark.parametrize(

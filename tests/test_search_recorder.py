@@ -10,15 +10,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from fastdarts.errors import UserError
 from fastdarts.nn import Supernet
 from fastdarts.runs import RunFolder
 from fastdarts.search import Interrupted, Progress, configure, resume, search
 from fastdarts.search._unattended import UnattendedStep
+from fastdarts.search.choices import Choices, Relaxation, Softmax
 from fastdarts.search.graph import CudaRecorder, Replayed, new_recorder, new_step
-from fastdarts.search.relaxation import softmax
 from fastdarts.search.step import SearchStep
 from fastdarts.spaces import Space, define_space
 from tests import tiny
@@ -27,32 +26,28 @@ CUDA = torch.device("cuda")
 NOISY = define_space("noisy", ("noise", "sep_conv_3x3"), nodes=2, layers=3)
 
 
-def _step(kind: str = "first", space: Space = tiny.SPACE, relaxation: Any = softmax, **settings: Any) -> SearchStep:
+def _step(
+    kind: str = "first", space: Space = tiny.SPACE, relaxation: Relaxation | None = None, **settings: Any
+) -> SearchStep:
     model = Supernet(space, channels=4, layers=3, classes=3, in_channels=1)
-    return SearchStep(model, tiny.config(hypergradient=kind, **settings), relaxation)
+    return SearchStep(model, tiny.config(hypergradient=kind, **settings), relaxation or Softmax())
 
 
-def _host_relaxation(model: Supernet, progress: float | Tensor) -> dict[str, dict[str, Tensor] | None]:
-    return softmax(model, progress)
+class _Asking(Softmax):
+    asks_host = True
 
 
-_host_relaxation.asks_host = True  # type: ignore[attr-defined]
-
-
-def _drawing_relaxation(model: Supernet, progress: float | Tensor) -> dict[str, dict[str, Tensor] | None]:
-    return softmax(model, progress)
-
-
-_drawing_relaxation.draws = True  # type: ignore[attr-defined]
+class _Drawing(Softmax):
+    draws = True
 
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
         ({"kind": "second-exact"}, "hypergradient 'second-exact' differentiates twice"),
-        ({"relaxation": _host_relaxation}, "the relaxation of 'darts-first' decides on the host"),
+        ({"relaxation": _Asking()}, "the relaxation of 'darts-first' decides on the host"),
         ({"kind": "second", "space": NOISY}, "evaluates a loss again with the same random numbers"),
-        ({"kind": "amended", "relaxation": _drawing_relaxation}, "evaluates a loss again with the same random numbers"),
+        ({"kind": "amended", "relaxation": _Drawing()}, "evaluates a loss again with the same random numbers"),
     ],
 )
 def test_what_cannot_be_recorded_is_told_in_one_line(arguments: dict[str, Any], told: str) -> None:
@@ -62,22 +57,22 @@ def test_what_cannot_be_recorded_is_told_in_one_line(arguments: dict[str, Any], 
     assert notes[0].startswith("no CUDA graph, every step launches its own kernels: ")
     assert told in notes[0]
     # Such a step asks the host, with a recorder or without.
-    assert type(new_step(step.config, CUDA, step.model, step.relaxation)) is SearchStep
+    assert type(new_step(step.config, CUDA, step.model, Choices(step.relaxation))) is SearchStep
 
 
 @pytest.mark.parametrize("graph", ["auto", "off"])
 def test_a_cpu_takes_torchs_own_steps_and_says_nothing(graph: str) -> None:
     step, notes = _step(graph=graph), list[str]()
     assert new_recorder(torch.device("cpu"), step, notes.append) is None
-    assert type(new_step(step.config, torch.device("cpu"), step.model, softmax)) is SearchStep
+    assert type(new_step(step.config, torch.device("cpu"), step.model, Choices())) is SearchStep
     assert notes == []
 
 
-@pytest.mark.parametrize("arguments", [{}, {"relaxation": _drawing_relaxation}, {"space": NOISY}, {"kind": "second"}])
+@pytest.mark.parametrize("arguments", [{}, {"relaxation": _Drawing()}, {"space": NOISY}, {"kind": "second"}])
 def test_without_a_graph_a_gpu_takes_the_same_steps(arguments: dict[str, Any]) -> None:
     step, notes = _step(**arguments, graph="off"), list[str]()
     assert new_recorder(CUDA, step, notes.append) is None
-    assert type(new_step(step.config, CUDA, step.model, step.relaxation)) is UnattendedStep
+    assert type(new_step(step.config, CUDA, step.model, Choices(step.relaxation))) is UnattendedStep
     assert notes == []
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fastdarts.compat.darts import Architect, Network
 from fastdarts.nn import Supernet
 from fastdarts.search import configure
-from fastdarts.search.relaxation import softmax
+from fastdarts.search.choices import Mixing, Softmax
 from fastdarts.search.step import SearchStep
 from fastdarts.spaces import space
 from tests.tolerance import assert_within
@@ -26,7 +26,7 @@ def _batch(seed: int, count: int = 4) -> tuple[Tensor, Tensor]:
 def _step(kind: str = "first", **overrides: object) -> SearchStep:
     torch.manual_seed(0)
     config = configure("darts-first", data="cifar10", channels=4, layers=3, hypergradient=kind, **overrides)
-    return SearchStep(Supernet(space("darts"), channels=4, layers=3, classes=5), config, softmax)
+    return SearchStep(Supernet(space("darts"), channels=4, layers=3, classes=5), config, Softmax())
 
 
 def _snapshot(tensors: list[nn.Parameter]) -> list[Tensor]:
@@ -59,7 +59,7 @@ def test_the_recorded_loss_is_the_one_that_is_differentiated(kind: str, own: int
     step = _step(kind)
     batches = _batch(0), _batch(1)
     with torch.no_grad():
-        logits = step.model.train()(batches[own][0], **softmax(step.model, 0.0))
+        logits = step.model.train()(batches[own][0], **Softmax()(step.model, 0.0))
         expected = F.cross_entropy(logits, batches[own][1])
     assert torch.equal(step.arch_step(*batches, 0.0)["arch_loss"], expected)
 
@@ -68,12 +68,13 @@ def test_the_weight_level_asks_no_gradient_of_the_alphas() -> None:
     step = _step()
     asked: list[bool] = []
 
-    def spy(model: Supernet, progress: float) -> dict[str, dict[str, Tensor] | None]:
-        mixing = softmax(model, progress)
-        asked.append(any(weight.requires_grad for weight in mixing["weights"].values()))
-        return mixing
+    class Spy(Softmax):
+        def __call__(self, model: Supernet, progress: float | Tensor) -> Mixing:
+            mixing = super().__call__(model, progress)
+            asked.append(any(weight.requires_grad for weight in mixing["weights"].values()))
+            return mixing
 
-    step.relaxation = spy
+    step.relaxation = Spy()
     step(_batch(0), _batch(1), 0.0)
     assert asked == [True, False]
 

@@ -14,7 +14,7 @@ from fastdarts.nn import Supernet
 from fastdarts.search import configure
 from fastdarts.search._flat import FlatParameters
 from fastdarts.search._unattended import UnattendedStep
-from fastdarts.search.relaxation import softmax
+from fastdarts.search.choices import Softmax
 from fastdarts.search.step import SearchStep
 from tests import tiny
 from tests.tolerance import assert_within
@@ -31,7 +31,7 @@ def _step(cls: type[SearchStep], kind: str, dtype: torch.dtype = torch.float32, 
     torch.manual_seed(0)
     config = configure("pc-darts", data="cifar10", channels=8, layers=3, hypergradient=kind, lr=0.025, **overrides)
     model = Supernet(tiny.SPACE, channels=8, layers=3, classes=5, partial=4).to(dtype)
-    return cls(model, config, softmax)
+    return cls(model, config, Softmax())
 
 
 def _take(step: SearchStep, count: int = 1, first: int = 0) -> SearchStep:

@@ -32,12 +32,25 @@ def images(count: int = 48, seed: int = 0, classes: int = 3, size: int = 6) -> I
     return ImageSet("squares", pixels, labels, classes, (0.3,), (0.25,))
 
 
+# What a method needs besides, so that all of it happens in a few epochs of three steps.
+_METHODS: dict[str, dict[str, Any]] = {
+    "pc-darts": {"arch_start_epoch": 1, "channels": 8},
+    "pc-darts-imagenet": {"arch_start_epoch": 1, "stem": "cifar"},
+    "p-darts": {"epochs": 6, "arch_start_epoch": 1, "deeper": (0, 0, 1), "candidates": (3, 2)},
+    "sdarts-adv": {"attack_steps": 2},
+    "pc-sdarts-adv": {"attack_steps": 2},
+    "sgas": {"epochs": 4, "decide_from": 0, "decide_every": 1},
+    "amended": {"cutout": 2},
+    "amended-s2": {"cutout": 2},
+    "amended-s2-full": {"cutout": 2},
+    "random-ws": {"samples": 6, "finalists": 2, "batches": 1},
+}
+
+
 def config(name: str = "darts-first", **overrides: Any) -> SearchConfig:
     """A search of seconds on :func:`images`."""
     small = {"epochs": 2, "batch_size": 8, "channels": 4, "layers": 3, "crop": 1, "device": "cpu"}
-    if name == "pc-darts":
-        small |= {"arch_start_epoch": 1, "channels": 8}
-    return configure(name, data="custom", **(small | overrides))
+    return configure(name, data="custom", **(small | _METHODS.get(name, {}) | overrides))
 
 
 def state_of(path: Path) -> dict[str, Tensor]:
@@ -61,6 +74,24 @@ def state_of(path: Path) -> dict[str, Tensor]:
 def untimed(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Records without what the clock decides."""
     return [{key: value for key, value in record.items() if key not in TIMING} for record in records]
+
+
+def metrics(path: Path) -> list[dict[str, Any]]:
+    """The records of a run without what the clock decides."""
+    return untimed(RunFolder.open(path).metrics())
+
+
+def assert_same_run(left: Path, right: Path) -> None:
+    """Two runs are the same: every tensor of the newest checkpoints bit for bit, the records and the epochs' files."""
+    ours, theirs = state_of(left), state_of(right)
+    assert ours.keys() == theirs.keys()
+    # The seconds spent are the only part of the state that the clock decides; they are plain numbers, not tensors.
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+    assert metrics(left) == metrics(right)
+    names = sorted(each.name for each in (left / "epochs").iterdir())
+    assert names == sorted(each.name for each in (right / "epochs").iterdir())
+    for name in names:
+        assert (left / "epochs" / name).read_bytes() == (right / "epochs" / name).read_bytes()
 
 
 class StopAt(Progress):

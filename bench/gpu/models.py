@@ -18,8 +18,8 @@ from fastdarts._backend import backends
 from fastdarts.nn import Supernet
 from fastdarts.search import SearchConfig, configure
 from fastdarts.search._unattended import UnattendedStep
+from fastdarts.search.choices import Choices
 from fastdarts.search.graph import Replayed, new_recorder, new_step
-from fastdarts.search.relaxation import softmax
 from fastdarts.spaces import Space, define_space, space
 
 __all__ = ["NETS", "TOY_SPACE", "Eager", "Fused", "Net", "batch", "engines", "net", "precision", "running"]
@@ -215,7 +215,7 @@ class Fused:
 
         What keeps it from being recorded is said in `notes`.
         """
-        step = new_step(self.config, self.device, self.model, softmax)
+        step = new_step(self.config, self.device, self.model, Choices())
         given = self.images, self.labels
         progress: float | Tensor = 0.0
         if isinstance(step, UnattendedStep):

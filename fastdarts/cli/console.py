@@ -55,6 +55,9 @@ class LineProgress(Watcher):
         self.started = self.last = time.monotonic()
         self.out.print(f"{title}: {epochs} epochs of {steps} steps" + (f", {done} steps done" if done else ""))
 
+    def plan(self, epochs: int) -> None:
+        self.epochs = epochs
+
     def wants_step(self) -> bool:
         return time.monotonic() - self.last >= _LINE_SECONDS
 
@@ -98,6 +101,11 @@ class TerminalProgress(Watcher):
         self.bar = _TwoLines(*columns, console=self.out, transient=True)
         self.bar.start()
         self.task: TaskID = self.bar.add_task(title, total=epochs * steps, completed=done, summary="")
+
+    def plan(self, epochs: int) -> None:
+        self.epochs = epochs
+        if self.bar is not None:
+            self.bar.update(self.task, total=epochs * self.steps)
 
     def wants_step(self) -> bool:
         return time.monotonic() - self.last >= _REDRAW_SECONDS

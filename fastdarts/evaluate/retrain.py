@@ -26,7 +26,7 @@ from fastdarts.search.environment import (
     resolve_device,
     seed_everything,
 )
-from fastdarts.search.loop import check_batch, evaluate
+from fastdarts.search.figures import check_batch, evaluate
 from fastdarts.search.progress import Progress
 from fastdarts.search.runner import run_job
 from fastdarts.search.schedule import cosine

@@ -10,7 +10,15 @@ from fastdarts.reference.factorised_reduce import factorised_reduce
 from fastdarts.reference.mixed_sum import mixed_sum, weighted_sum
 from fastdarts.reference.parameter_free import avg_pool, max_pool, noise, zero
 from fastdarts.reference.partial_channels import bypass, channel_shuffle, partial_channels
-from fastdarts.reference.relaxation import edge_normalisation, mixing_weights
+from fastdarts.reference.relaxation import (
+    concrete,
+    edge_normalisation,
+    gumbel,
+    joint_softmax,
+    mixing_weights,
+    paired,
+    straight_through,
+)
 
 __all__ = [
     "Norm",
@@ -19,18 +27,23 @@ __all__ = [
     "batch_norm",
     "bypass",
     "channel_shuffle",
+    "concrete",
     "conv_7x1_1x7",
     "dil_conv",
     "drop_path",
     "edge_normalisation",
     "factorised_reduce",
+    "gumbel",
+    "joint_softmax",
     "max_pool",
     "mixed_sum",
     "mixing_weights",
     "noise",
+    "paired",
     "partial_channels",
     "relu_conv_bn",
     "sep_conv",
+    "straight_through",
     "weighted_sum",
     "zero",
 ]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from fastdarts.search.config import SearchConfig
 from fastdarts.search.hypergradient import KINDS, HypergradientError, hypergradient, hypergradient_error
-from fastdarts.search.loop import SearchResult, resume, search
+from fastdarts.search.job import SearchResult
+from fastdarts.search.loop import resume, search
 from fastdarts.search.methods import METHODS, Method, configure, method
 from fastdarts.search.progress import Progress
 from fastdarts.search.runner import Interrupted

@@ -13,8 +13,8 @@ from fastdarts.nn import Supernet
 from fastdarts.search._flat import FlatAdam, FlatParameters, FlatSGD
 from fastdarts.search._hypergradient_kinds import EXACT
 from fastdarts.search._passes import NoGenerators, Passes
+from fastdarts.search.choices import Perturbation, Relaxation
 from fastdarts.search.config import SearchConfig
-from fastdarts.search.relaxation import Relaxation
 from fastdarts.search.step import Losses, SearchStep
 
 __all__ = ["UnattendedStep"]
@@ -31,8 +31,14 @@ class UnattendedStep(SearchStep):
         lr: [], float64, on the device; the weights' learning rate, to be filled before a step.
     """
 
-    def __init__(self, model: Supernet, config: SearchConfig, relaxation: Relaxation) -> None:
-        super().__init__(model, config, relaxation)
+    def __init__(
+        self,
+        model: Supernet,
+        config: SearchConfig,
+        relaxation: Relaxation,
+        perturbation: Perturbation | None = None,
+    ) -> None:
+        super().__init__(model, config, relaxation, perturbation)
         self.flat = FlatParameters(self.weights)
         self.sgd = FlatSGD(self.weight_optimizer, self.flat, config.grad_clip)
         self.adam = FlatAdam(self.arch_optimizer, FlatParameters(self.alphas))
@@ -60,6 +66,12 @@ class UnattendedStep(SearchStep):
             return passes.poisoned(kinds[self.config.hypergradient](self, passes))
 
     def _learn_alphas(self, gradients: Sequence[Tensor]) -> None:
+        largest = self.config.arch_grad_clip
+        if largest:
+            # torch's clip_grad_norm_ without its question for non-finite norms.
+            norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(each) for each in gradients]))
+            factor = (largest / (norm + 1e-6)).clamp(max=1.0)
+            gradients = [each * factor for each in gradients]
         self.adam.step(gradients)
 
     def _learn_weights(self, loss: Tensor) -> None:
@@ -82,7 +94,7 @@ def _first(step: UnattendedStep, passes: Passes) -> list[Tensor]:
 
 def _second(step: UnattendedStep, passes: Passes) -> list[Tensor]:
     slope = step.flat.flat(passes.gradients("loss_train", step.weights))
-    descent = slope.add_(step.flat.values, alpha=step.config.weight_decay)
+    descent = slope.add_(step.flat.values, alpha=step.weight_optimizer.param_groups[0]["weight_decay"])
     if step.config.momentum:
         descent.add_(step.sgd.momentum, alpha=step.config.momentum)
     with _displaced(step, descent, -step.lr):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from fastdarts.errors import UserError
@@ -13,9 +13,10 @@ from fastdarts.plan import MEMORY
 from fastdarts.search._hypergradient_kinds import EXACT
 from fastdarts.search.hypergradient import KINDS
 
-__all__ = ["GRAPH", "SearchConfig", "check_fields", "config_from_json"]
+__all__ = ["EIGENVALUE", "GRAPH", "SearchConfig", "check_fields", "config_from_json"]
 
 GRAPH = ("auto", "off")
+EIGENVALUE = ("auto", "exact", "lanczos")
 
 
 @dataclass(frozen=True)
@@ -35,19 +36,34 @@ class SearchConfig:
         batch_size: images a step, at both levels.
         channels: C, the width of the first cells.
         layers: number of cells.
+        stem: ``cifar``, or ``imagenet`` for large images, which it takes to an eighth of their side.
         partial: K of PC-DARTS; candidates run on C / K channels. 1: all channels.
         edge_normalisation: whether every edge has a weight beta of its own (PC-DARTS, Eq. 4).
         hypergradient: a kind of :func:`fastdarts.search.hypergradient`.
         epsilon: step of the finite differences, over the norm of the direction.
         eta: amending coefficient (amended kinds only).
         one_level: alphas and weights both learn on the whole training set (DARTS, section 3.3).
-        arch_start_epoch: first epoch in which the alphas learn (PC-DARTS: 15); below ``epochs``.
+        arch_start_epoch: first epoch of a stage in which the alphas learn (PC-DARTS: 15); below ``epochs``.
         train_portion: share of the training set that trains weights; the rest trains alphas.
-        lr, lr_min: learning rate of the weights, cosine from the one to the other over the epochs.
-        momentum, weight_decay, grad_clip: of the weights' SGD; ``grad_clip`` is the largest norm, 0 for none.
-        arch_lr, arch_beta1, arch_beta2, arch_weight_decay: of the alphas' Adam.
+        lr, lr_min: learning rate of the weights, cosine from the one to the other over a stage's epochs.
+        warmup_epochs: first epochs, in which the learning rate rises linearly to its value.
+        momentum, nesterov, weight_decay, grad_clip: of the weights' SGD; ``grad_clip`` is the largest norm, 0 for none.
+        arch_lr, arch_beta1, arch_beta2, arch_weight_decay: of the alphas' Adam; ``arch_grad_clip``: the largest norm of
+            their gradient, 0 for none.
+        alpha_scale: alphas and betas start as alpha_scale * normal(0, 1).
+        weights_first: the weights learn before the alphas in a step (GDAS).
+        channel_sampling: with ``partial``, other channels are mixed at every step instead of the first ones.
         crop: pixels of zero padding before a random crop; ``flip``: mirror half of the images;
             ``cutout``: side in pixels of the square that is set to zero, 0 for none.
+        auxiliary: weight of an auxiliary head's loss at the weight level, 0 for no head.
+        dropout: probability of dropping a feature before the classifier.
+        drop_path: largest probability of dropping a path of an image; it rises linearly over a stage.
+        ramp: whether cutout's probability rises as drop-path's does: both by e / (E - 1), from 0 to their value
+            (RobustDARTS). Else drop-path's rises by e / E (DARTS' evaluation) and cutout is always there.
+        eigenvalue_every: epochs between measurements of the dominant eigenvalue of the validation loss's Hessian by the
+            alphas, 0 for none; ``eigenvalue``: ``exact``, ``lanczos``, or ``auto`` by the number of alphas.
+        restart_after: epochs with one genotype after which the search starts anew (Bingham), 0 for never.
+        options: the method's own settings, all of them, by name.
         check_hypergradient: epochs at whose start the finite-difference hypergradient is compared with the
             exact one (one step each).
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
@@ -69,6 +85,7 @@ class SearchConfig:
     batch_size: int = 64
     channels: int = 16
     layers: int = 8
+    stem: str = "cifar"
     partial: int = 1
     edge_normalisation: bool = False
     hypergradient: str = "first"
@@ -79,16 +96,30 @@ class SearchConfig:
     train_portion: float = 0.5
     lr: float = 0.025
     lr_min: float = 0.001
+    warmup_epochs: int = 0
     momentum: float = 0.9
+    nesterov: bool = False
     weight_decay: float = 3e-4
     grad_clip: float = 5.0
     arch_lr: float = 3e-4
     arch_beta1: float = 0.5
     arch_beta2: float = 0.999
     arch_weight_decay: float = 1e-3
+    arch_grad_clip: float = 0.0
+    alpha_scale: float = 1e-3
+    weights_first: bool = False
+    channel_sampling: bool = False
     crop: int = 0
     flip: bool = False
     cutout: int = 0
+    auxiliary: float = 0.0
+    dropout: float = 0.0
+    drop_path: float = 0.0
+    ramp: bool = False
+    eigenvalue_every: int = 0
+    eigenvalue: str = "auto"
+    restart_after: int = 0
+    options: Mapping[str, Any] = field(default_factory=dict)
     check_hypergradient: tuple[int, ...] = ()
     device: str = "auto"
     backend: str = "auto"
@@ -103,9 +134,10 @@ class SearchConfig:
             at_least_one=("epochs", "batch_size", "channels", "layers", "partial", "save_every"),
             not_negative=(
                 *("seed", "arch_start_epoch", "crop", "cutout", "lr", "lr_min", "weight_decay", "grad_clip"),
-                *("arch_lr", "arch_weight_decay", "eta", "threads"),
+                *("arch_lr", "arch_weight_decay", "arch_grad_clip", "alpha_scale", "eta", "threads"),
+                *("warmup_epochs", "auxiliary", "eigenvalue_every", "restart_after"),
             ),
-            fractions=("momentum", "arch_beta1", "arch_beta2"),
+            fractions=("momentum", "arch_beta1", "arch_beta2", "dropout", "drop_path"),
         )
         if self.seed >= 2**62:
             raise UserError(f"seed is {self.seed}", "below 2**62")
@@ -122,6 +154,12 @@ class SearchConfig:
             raise UserError(f"memory is {self.memory!r}", f"one of {', '.join(MEMORY)}")
         if self.graph not in GRAPH:
             raise UserError(f"graph is {self.graph!r}", f"one of {', '.join(GRAPH)}")
+        if self.eigenvalue not in EIGENVALUE:
+            raise UserError(f"eigenvalue is {self.eigenvalue!r}", f"one of {', '.join(EIGENVALUE)}")
+        if self.nesterov and not self.momentum:
+            raise UserError("nesterov without momentum", "a momentum above 0", "leave nesterov out")
+        if self.channel_sampling and self.partial == 1:
+            raise UserError("channel_sampling with partial 1: all channels are mixed", "a partial of 2 or more")
         if self.hypergradient not in KINDS:
             raise UserError(f"unknown hypergradient {self.hypergradient!r}", f"one of {', '.join(KINDS)}")
         if self.hypergradient.startswith("second") and not self.lr:
@@ -144,7 +182,8 @@ class SearchConfig:
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values."""
-        return dataclasses.asdict(self) | {"check_hypergradient": list(self.check_hypergradient)}
+        options = {name: list(value) if isinstance(value, tuple) else value for name, value in self.options.items()}
+        return dataclasses.asdict(self) | {"check_hypergradient": list(self.check_hypergradient), "options": options}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> SearchConfig:
@@ -152,6 +191,9 @@ class SearchConfig:
         values = dict(values)
         if isinstance(values.get("check_hypergradient"), list):
             values["check_hypergradient"] = tuple(values["check_hypergradient"])
+        if isinstance(values.get("options"), Mapping):
+            options = values["options"].items()
+            values["options"] = {name: tuple(value) if isinstance(value, list) else value for name, value in options}
         return config_from_json(cls, values)
 
 
@@ -161,7 +203,7 @@ def config_from_json(cls: type, values: Mapping[str, Any]) -> Any:
     Raises:
         UserError: naming the unknown or missing fields.
     """
-    known = {field.name for field in dataclasses.fields(cls)}
+    known = {each.name for each in dataclasses.fields(cls)}
     wrong = sorted(known ^ set(values))
     if wrong:
         raise UserError(
@@ -182,14 +224,14 @@ def check_fields(
     """
     kinds = {"int": int, "float": (int, float), "bool": bool, "str": str, "str | None": (str, type(None))}
     kinds["tuple[int, ...]"] = tuple
-    for field in dataclasses.fields(config):
-        value, kind = getattr(config, field.name), kinds.get(str(field.type))
+    for each in dataclasses.fields(config):
+        value, kind = getattr(config, each.name), kinds.get(str(each.type))
         if kind is None:
             continue
-        if not isinstance(value, kind) or (isinstance(value, bool) and field.type != "bool"):
-            raise UserError(f"{field.name} is {value!r}", f"a value of type {field.type}")
+        if not isinstance(value, kind) or (isinstance(value, bool) and each.type != "bool"):
+            raise UserError(f"{each.name} is {value!r}", f"a value of type {each.type}")
         if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"{field.name} is {value}", "a finite number")
+            raise UserError(f"{each.name} is {value}", "a finite number")
     for name in at_least_one:
         if getattr(config, name) < 1:
             raise UserError(f"{name} is {getattr(config, name)}", "at least 1")

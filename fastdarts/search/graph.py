@@ -14,8 +14,8 @@ import torch
 from fastdarts.nn import Supernet
 from fastdarts.search._hypergradient_kinds import EXACT
 from fastdarts.search._unattended import UnattendedStep
+from fastdarts.search.choices import Choices
 from fastdarts.search.config import SearchConfig
-from fastdarts.search.relaxation import Relaxation
 from fastdarts.search.step import SearchStep
 
 __all__ = ["CudaRecorder", "Recorder", "Replayed", "new_recorder", "new_step", "obstacle"]
@@ -128,39 +128,37 @@ class CudaRecorder:
         return None
 
 
-def new_step(config: SearchConfig, device: torch.device, model: Supernet, relaxation: Relaxation) -> SearchStep:
+def new_step(config: SearchConfig, device: torch.device, model: Supernet, choices: Choices) -> SearchStep:
     """The step of a search: on a GPU, recorded or not, the one that asks the host for nothing."""
-    unattended = device.type == "cuda" and not obstacle(config, model, relaxation)
-    return (UnattendedStep if unattended else SearchStep)(model, config, relaxation)
+    step = SearchStep(model, config, choices.relaxation, choices.perturbation)
+    unattended = device.type == "cuda" and not obstacle(step)
+    return UnattendedStep(model, config, choices.relaxation, choices.perturbation) if unattended else step
 
 
 def new_recorder(device: torch.device, step: SearchStep, note: Callable[[str], None]) -> Recorder | None:
     """The recorder of a search, None where its steps are not recorded; on a GPU ``note`` then hears why."""
     if device.type != "cuda" or step.config.graph == "off":
         return None
-    reason = obstacle(step.config, step.model, step.relaxation)
+    reason = obstacle(step)
     if reason:
         note(f"{_WITHOUT}: {reason}")
         return None
     return CudaRecorder(device, note)
 
 
-def obstacle(config: SearchConfig, model: Supernet, relaxation: Relaxation) -> str:
+def obstacle(step: SearchStep) -> str:
     """Why a search's step must ask the host, so that it cannot be replayed; "" where it need not."""
+    config = step.config
     if config.hypergradient in EXACT.values():
         return f"hypergradient {config.hypergradient!r} differentiates twice"
-    if getattr(relaxation, "asks_host", False):
-        return f"the relaxation of {config.method!r} decides on the host"
-    if config.hypergradient in EXACT and _draws(model, relaxation):
+    for name, choice in (("relaxation", step.relaxation), ("perturbation", step.perturbation)):
+        if choice is not None and choice.asks_host:
+            return f"the {name} of {config.method!r} decides on the host"
+    if config.nesterov:
+        return "nesterov momentum has no kernel"
+    if config.hypergradient in EXACT and (step.relaxation.draws or step.model.draws):
         return f"hypergradient {config.hypergradient!r} evaluates a loss again with the same random numbers"
     return ""
-
-
-def _draws(model: Supernet, relaxation: Relaxation) -> bool:
-    """Whether a pass draws random numbers: noise candidates, or a relaxation that says so."""
-    cells = {key: model.space.cell(key, model.layers) for key in model.space.arch_keys(model.layers)}
-    noise = any("noise" in edge.primitives for cell in cells.values() for edge in cell.edges)
-    return noise or getattr(relaxation, "draws", False)
 
 
 def _first_line(error: BaseException) -> str:

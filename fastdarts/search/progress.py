@@ -17,6 +17,9 @@ class Progress:
     def begin(self, title: str, epochs: int, steps: int, done: int = 0) -> None:
         """Work of ``epochs`` epochs of ``steps`` steps starts, ``done`` steps of it already behind."""
 
+    def plan(self, epochs: int) -> None:
+        """The work will take ``epochs`` epochs instead."""
+
     def wants_step(self) -> bool:
         """Whether :meth:`step` should be called now; reading the numbers costs a device synchronisation."""
         return False

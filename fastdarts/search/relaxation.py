@@ -1,32 +1,62 @@
-"""Relaxations: from alphas to the mixing weights of a forward pass."""
+"""Relaxations without chance: all operators run, and the alphas alone decide how much of each is mixed."""
 
 from __future__ import annotations
 
-from typing import Protocol
-
+import torch
 from torch import Tensor
 
+from fastdarts import reference
 from fastdarts.nn import Supernet
+from fastdarts.nn.fused import constant
+from fastdarts.search.choices import Mixing, Relaxation, Softmax
 
-__all__ = ["Relaxation", "softmax"]
+__all__ = ["JointSoftmax", "Softmax", "present"]
 
 
-class Relaxation(Protocol):
-    """Chooses what a forward pass of the supernet mixes.
+class JointSoftmax(Relaxation):
+    """One softmax over all operators of all edges into a node.
 
-    Returns the keyword arguments of :meth:`fastdarts.nn.Supernet.forward`: ``weights``, ``edge_weights`` and,
-    where only some operators run, ``active``. It is called anew for every pass, so a sampling relaxation draws
-    here; ``progress`` runs from 0 to 1 over the search, for temperatures: a float on the CPU, on a GPU a scalar tensor
-    that a CUDA graph reads anew at each step. One that looks at values on the host to decide what runs has an
-    attribute ``asks_host = True``, one that draws random numbers ``draws = True``: docs/graph.md.
+    `w[e, k] = exp(alpha[e, k]) / sum over the edges f into the node of e and their operators j of exp(alpha[f, j])`
+
+    So the edges of a node compete: a weight says how much of the node an operator is, not how much of its edge. The
+    genotype needs no rule of its own: :func:`fastdarts.spaces.derive` keeps a node's edges by their strongest operator
+    besides ``none``, and only here these are shares of one whole. The paper's recurrent cells keep one edge a node and,
+    where that is the first state's, the second strongest instead; and it may keep two operators between the same two
+    nodes. Cells of images keep ``space.keep`` different inputs, as DARTS' do.
+
+    Not to be confused with iDARTS (Zhang et al., ICML 2021), which differentiates implicitly.
+
+    Source: Jiang et al.: Improved Differentiable Architecture Search for Language Modeling and Named Entity
+    Recognition, EMNLP 2019, section 3.
     """
 
-    def __call__(self, model: Supernet, progress: float | Tensor) -> dict[str, dict[str, Tensor] | None]:
-        """Return the arguments of one forward pass."""
-        ...
+    def __call__(self, model: Supernet, progress: float | Tensor) -> Mixing:
+        return self.still(model)
+
+    def still(self, model: Supernet) -> Mixing:
+        weights = {}
+        for key, alphas in model.arch.alphas.items():
+            cell = model.space.cell(key, model.layers)
+            counts = [len(cell.into(node)) for node in cell.states]
+            weights[key] = reference.joint_softmax(alphas, counts, present(model, key))
+        return {"weights": weights, "edge_weights": None}
 
 
-def softmax(model: Supernet, progress: float | Tensor) -> dict[str, dict[str, Tensor] | None]:
-    """Softmax over the operators of each edge (DARTS, Eq. 2), and over the edges of a node where edges have
-    weights (PC-DARTS, Eq. 4)."""
-    return {"weights": model.mixing_weights(), "edge_weights": model.edge_weights()}
+def present(model: Supernet, key: str) -> Tensor | None:
+    """Which entries of a key's alphas are candidates.
+
+    Args:
+        model: the supernet.
+        key: of its alphas.
+
+    Returns:
+        [E, width], bool, on their device; None where all are. A constant of the process, for a CUDA graph too.
+    """
+    counts = model.space.cell(key, model.layers).counts
+    width = max(counts)
+    if min(counts) == width:
+        return None
+    rows = tuple(tuple(column < count for column in range(width)) for count in counts)
+    found: Tensor = constant(rows, model.arch.alphas[key].device)
+    assert found.dtype == torch.bool
+    return found

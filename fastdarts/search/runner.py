@@ -38,7 +38,11 @@ class Interrupted(Exception):
 
 
 class Job(Protocol):
-    """What :func:`run_job` drives. Every method is called from one thread."""
+    """What :func:`run_job` drives. Every method is called from one thread.
+
+    Attributes:
+        epochs: how many there are; it may change at the end of an epoch.
+    """
 
     title: str
     epochs: int
@@ -222,7 +226,10 @@ def run_job(
     try:
         with _stop_on_signal() as stop:
             while at.epoch < job.epochs:
+                planned = job.epochs
                 _one_epoch(job, folder, at, progress, stop, save)
+                if job.epochs != planned:
+                    progress.plan(job.epochs)
                 if saving.due(at.epoch) or at.epoch == job.epochs or stop.requested:
                     save()
                 # After the last epoch too: what follows, such as the next training of a comparison, was not wanted.

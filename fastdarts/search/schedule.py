@@ -3,8 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
-__all__ = ["cosine"]
+from fastdarts.search.choices import Stage
+from fastdarts.search.config import SearchConfig
+
+__all__ = ["Rates", "cosine", "learning_rate", "rates"]
+
+
+class Rates(NamedTuple):
+    """Probabilities that hold for an epoch.
+
+    Args:
+        drop_path: of dropping a path of an image.
+        cutout: of cutting out of an image.
+        skip_dropout: of dropping an element after a skip connection.
+    """
+
+    drop_path: float
+    cutout: float
+    skip_dropout: float
 
 
 def cosine(epoch: int, epochs: int, first: float, last: float) -> float:
@@ -13,3 +32,34 @@ def cosine(epoch: int, epochs: int, first: float, last: float) -> float:
     Source: Loshchilov and Hutter 2017, Eq. 5; the closed form of ``CosineAnnealingLR``, as DARTS uses it.
     """
     return last + (first - last) * (1.0 + math.cos(math.pi * epoch / epochs)) / 2.0
+
+
+def learning_rate(config: SearchConfig, epoch: int, epochs: int) -> float:
+    """Of the weights: cosine, in the first ``warmup_epochs`` ``lr (epoch + 1) / warmup_epochs`` (PC-DARTS, ImageNet).
+
+    Args:
+        config: of the search.
+        epoch: of the stage.
+        epochs: the stage's.
+    """
+    if epoch < config.warmup_epochs:
+        return config.lr * (epoch + 1) / config.warmup_epochs
+    return cosine(epoch, epochs, config.lr, config.lr_min)
+
+
+def rates(config: SearchConfig, skip_dropout: Callable[[Stage, int], float] | None, stage: Stage, epoch: int) -> Rates:
+    """The probabilities of an epoch.
+
+    With ``ramp`` drop-path and cutout rise by ``epoch / (epochs - 1)`` (RobustDARTS' search); else drop-path rises by
+    ``epoch / epochs`` (DARTS' evaluation) and cutout is always there.
+
+    Args:
+        config: of the search.
+        skip_dropout: the method's schedule; None for none.
+        stage: the current one.
+        epoch: of the stage.
+    """
+    share = epoch / max(stage.epochs - 1, 1) if config.ramp else epoch / stage.epochs
+    return Rates(
+        config.drop_path * share, share if config.ramp else 1.0, skip_dropout(stage, epoch) if skip_dropout else 0.0
+    )

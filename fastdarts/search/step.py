@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from fastdarts._backend import use_backend
 from fastdarts.nn import Supernet
 from fastdarts.search._hypergradient_kinds import EXACT
+from fastdarts.search.choices import Mixing, Perturbation, Relaxation
 from fastdarts.search.config import SearchConfig
 from fastdarts.search.hypergradient import HypergradientError, hypergradient, hypergradient_error
-from fastdarts.search.relaxation import Relaxation
 
 __all__ = ["Batch", "Losses", "SearchStep", "accuracy", "descend"]
 
@@ -24,19 +24,36 @@ Losses = dict[str, Callable[[], Tensor]]
 
 
 class SearchStep:
-    """Both levels' updates of one step, in DARTS' order (Algorithm 1): alphas on the validation batch, then
-    weights on the training batch.
+    """Both levels' updates of one step, in DARTS' order (Algorithm 1), alphas on the validation batch, then weights on
+    the training batch, or the other way round.
 
     The weight level's pass sees constant mixing weights and the architecture level's asks no weight gradient,
     so neither pays for the other's backward.
+
+    Args:
+        model: the supernet.
+        config: of the search.
+        relaxation: of both levels' passes.
+        perturbation: of the weight level's mixing.
     """
 
-    def __init__(self, model: Supernet, config: SearchConfig, relaxation: Relaxation) -> None:
-        self.model, self.config, self.relaxation = model, config, relaxation
+    def __init__(
+        self,
+        model: Supernet,
+        config: SearchConfig,
+        relaxation: Relaxation,
+        perturbation: Perturbation | None = None,
+    ) -> None:
+        self.model, self.config = model, config
+        self.relaxation, self.perturbation = relaxation, perturbation
         self.weights = model.weight_parameters()
         self.alphas = model.arch_parameters()
         self.weight_optimizer = torch.optim.SGD(
-            self.weights, config.lr, momentum=config.momentum, weight_decay=config.weight_decay
+            self.weights,
+            config.lr,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            nesterov=config.nesterov,
         )
         self.arch_optimizer = torch.optim.Adam(
             self.alphas,
@@ -50,32 +67,41 @@ class SearchStep:
         for group in self.weight_optimizer.param_groups:
             group["lr"] = lr
 
+    def set_weight_decay(self, weight_decay: float) -> None:
+        """Set the weights' L2 coefficient, which is also the unrolled step's."""
+        for group in self.weight_optimizer.param_groups:
+            group["weight_decay"] = weight_decay
+
     def __call__(self, train: Batch, valid: Batch | None, progress: float | Tensor) -> dict[str, Tensor]:
         """Update alphas (unless ``valid`` is None) and weights; return the losses and accuracies as scalars.
 
         Args:
             train: images [B, C, H, W] float32 and labels [B] int64 of the weight level.
             valid: the same of the architecture level; None while the alphas wait.
-            progress: share of the search behind, from 0 to 1; a scalar float64 tensor where the step is unattended.
+            progress: share of the stage behind, from 0 to 1; a scalar float64 tensor where the step is unattended.
         """
-        values: dict[str, Tensor] = {}
+        values = self.weight_step(train, progress) if self.config.weights_first else {}
         if valid is not None:
             values |= self.arch_step(train, valid, progress)
-        return values | self.weight_step(train, progress)
+        return values if self.config.weights_first else values | self.weight_step(train, progress)
 
     def arch_step(self, train: Batch, valid: Batch, progress: float | Tensor) -> dict[str, Tensor]:
         """Adam on the alphas along the hypergradient."""
         seen: dict[str, Tensor] = {}
         self._learn_alphas(self._hypergradient(self._losses(train, valid, progress, seen)))
+        self.relaxation.learned(self.model)
         return {f"arch_{name}": value for name, value in seen.items()}
 
     def weight_step(self, train: Batch, progress: float | Tensor) -> dict[str, Tensor]:
         """SGD on the weights, gradient norm clipped."""
         with torch.no_grad():
             mixing = self.relaxation(self.model, progress)
-        logits = self.model(train[0], **mixing)
-        loss = F.cross_entropy(logits, train[1])
-        self._learn_weights(loss)
+            if self.perturbation is not None:
+                mixing = self.perturbation(
+                    self.model, mixing, progress, lambda other: self._train_loss(train, other)[0]
+                )
+        loss, logits = self._train_loss(train, mixing)
+        self._learn_weights(self._with_auxiliary(loss, train[1]))
         return {"train_loss": loss.detach(), "train_accuracy": accuracy(logits, train[1])}
 
     def state_dict(self) -> dict[str, Any]:
@@ -98,9 +124,22 @@ class SearchStep:
     def _hypergradient(self, losses: Losses) -> Sequence[Tensor]:
         return hypergradient(self.config.hypergradient, **self._problem(losses), module_state="peer")
 
+    def _train_loss(self, train: Batch, mixing: Mixing) -> tuple[Tensor, Tensor]:
+        """The weight level's loss, without an auxiliary head's, and the logits."""
+        logits = self.model(train[0], **mixing)
+        return F.cross_entropy(logits, train[1]), logits
+
+    def _with_auxiliary(self, loss: Tensor, labels: Tensor) -> Tensor:
+        """The loss of the pass that was just made, with its auxiliary head's."""
+        if not self.config.auxiliary:
+            return loss
+        return loss + self.config.auxiliary * F.cross_entropy(self.model.auxiliary_logits, labels)
+
     def _learn_alphas(self, gradients: Sequence[Tensor]) -> None:
         for alpha, gradient in zip(self.alphas, gradients, strict=True):
             alpha.grad = gradient
+        if self.config.arch_grad_clip:
+            torch.nn.utils.clip_grad_norm_(self.alphas, self.config.arch_grad_clip)
         self.arch_optimizer.step()
         self.arch_optimizer.zero_grad(set_to_none=True)
 
@@ -123,7 +162,8 @@ class SearchStep:
             value = F.cross_entropy(logits, batch[1])
             if level == own and not seen:
                 seen.update({"loss": value.detach(), "accuracy": accuracy(logits, batch[1])})
-            return value
+            # The weights descend along the auxiliary loss too, so that an unrolled or amended gradient has to see it.
+            return self._with_auxiliary(value, batch[1]) if level == "train" else value
 
         return {"loss_train": lambda: loss("train", train), "loss_val": lambda: loss("valid", valid)}
 
@@ -136,7 +176,7 @@ class SearchStep:
             "lr": self.weight_optimizer.param_groups[0]["lr"],
             "momentum": config.momentum,
             "momentum_buffers": [self.weight_optimizer.state[w].get("momentum_buffer") for w in self.weights],
-            "weight_decay": config.weight_decay,
+            "weight_decay": self.weight_optimizer.param_groups[0]["weight_decay"],
             "epsilon": config.epsilon,
             "eta": config.eta,
         }

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastdarts.data.batches import DRAWS, Batches, moved, pinned
+from fastdarts.nn import Supernet
 from fastdarts.search._unattended import UnattendedStep
+from fastdarts.search.choices import Mixing
 from fastdarts.search.graph import Recorder, Replayed
 from fastdarts.search.step import SearchStep, accuracy
 
@@ -79,7 +82,7 @@ class Stepper:
 
         Args:
             draws: from :meth:`draw`.
-            progress: share of the search behind, from 0 to 1.
+            progress: share of the stage behind, from 0 to 1.
             alphas: whether they learn; else they wait.
 
         Returns:
@@ -110,10 +113,17 @@ class Evaluation:
         model: the supernet.
         batches: their pass for evaluation.
         recorder: records the passes of full batches.
+        mixing: what a pass mixes; None for the softmax of the alphas.
     """
 
-    def __init__(self, model: nn.Module, batches: Batches, recorder: Recorder | None) -> None:
-        self._model, self._batches = model, batches
+    def __init__(
+        self,
+        model: Supernet,
+        batches: Batches,
+        recorder: Recorder | None,
+        mixing: Callable[[Supernet], Mixing] | None = None,
+    ) -> None:
+        self._model, self._batches, self._mixing = model, batches, mixing
         self._draws = torch.zeros(DRAWS * batches.batch_size, dtype=torch.int64, device=batches.device)
         self._sums = torch.zeros(2, dtype=torch.float64, device=batches.device)
         self._replayed = Replayed(lambda: self._measure(self._draws), recorder)
@@ -145,6 +155,6 @@ class Evaluation:
     @torch.no_grad()
     def _measure(self, draws: Tensor) -> None:
         images, labels = self._batches.make(draws)
-        logits = self._model(images)
+        logits = self._model(images, **(self._mixing(self._model) if self._mixing else {}))
         loss = F.cross_entropy(logits, labels, reduction="sum").double()
         self._sums += torch.stack([loss, accuracy(logits, labels) * len(labels)])

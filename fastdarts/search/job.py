@@ -1,0 +1,302 @@
+"""The search as a job: data, supernet, two levels of learning, records, and the genotype at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastdarts.data import Augmentation, Batches, ImageSet, split_levels
+from fastdarts.nn import Supernet
+from fastdarts.runs import Checkpoint, RunFolder
+from fastdarts.search.choices import Action, Begin, EpochEnd, Finished, Rewire, Rollback, Stage, Stop
+from fastdarts.search.config import SearchConfig
+from fastdarts.search.curvature import measure
+from fastdarts.search.environment import reproducible, resolve_device, seed_everything
+from fastdarts.search.figures import check_batch, count_parameters, entropy
+from fastdarts.search.graph import new_recorder, new_step
+from fastdarts.search.methods import compose
+from fastdarts.search.progress import Progress
+from fastdarts.search.runner import run_job
+from fastdarts.search.schedule import Rates, learning_rate, rates
+from fastdarts.search.snapshots import Snapshots
+from fastdarts.search.stepper import Evaluation, Stepper
+from fastdarts.spaces import Genotype, Space, space
+
+__all__ = ["SearchJob", "SearchResult"]
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search ends with.
+
+    Args:
+        genotype: the one derived after the last epoch, or after the one that a guard chose, or by a final selection.
+        valid_loss, valid_accuracy: of the supernet on the architecture level's images, after that epoch.
+        epochs: epochs searched.
+        seconds: time spent searching, over all resumptions.
+        path: the run folder.
+    """
+
+    genotype: Genotype
+    valid_loss: float
+    valid_accuracy: float
+    epochs: int
+    seconds: float
+    path: Path
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON values; ``text`` is the genotype's own text."""
+        values = dict(vars(self)) | {"genotype": self.genotype.to_json(), "path": str(self.path)}
+        return values | {"text": self.genotype.text()}
+
+
+class SearchJob:
+    """The search as :func:`fastdarts.search.runner.run_job` drives it.
+
+    Args:
+        config: of the search.
+        images: both levels are taken from them.
+        search_space: a space instead of the one that the configuration names.
+
+    Raises:
+        UserError: for settings or data that do not fit.
+    """
+
+    def __init__(self, config: SearchConfig, images: ImageSet, search_space: Space | None = None) -> None:
+        self.config, self.title = config, f"search ({config.method})"
+        self.space = search_space or space(config.space)
+        self.device = resolve_device(config.device)
+        self.choices = compose(config)
+        weight_level, arch_level = split_levels(len(images.labels), config.train_portion, config.seed)
+        if config.one_level:
+            weight_level = torch.cat([weight_level, arch_level])
+        augmentation = Augmentation(config.crop, config.flip, config.cutout)
+
+        def batches(indices: Tensor, stream: int) -> Batches:
+            return Batches(
+                images,
+                indices,
+                batch_size=config.batch_size,
+                seed=config.seed * 2 + stream,
+                device=self.device,
+                augmentation=augmentation,
+            )
+
+        self.ends = images.classes, images.images.shape[1]
+        self.train, self.valid = batches(weight_level, 0), batches(arch_level, 1)
+        self.steps = len(self.train)
+        self.weight_decay = config.weight_decay
+        self.snapshots = Snapshots(max((guard.memory for guard in self.choices.guards), default=0))
+        self._ended: int | None = None
+        seed_everything(config.seed)
+        whole = Stage(0, config.epochs, self.space, config.layers)
+        self._build(whole if self.choices.first is None else self.choices.first(whole))
+        check_batch(self.model, images, config.batch_size)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of the run as far as they are known."""
+        return self.stage.end + self.stage.after if self._ended is None else self._ended
+
+    def run(self, folder: RunFolder, progress: Progress, checkpoint: Checkpoint | None = None) -> SearchResult:
+        """Search to the end, write the result, and return it."""
+        with reproducible(self.device, self.config.threads):
+            self.folder, self.progress = folder, progress
+            self._connect()
+            run_job(self, folder, progress=progress, checkpoint=checkpoint, save_every=self.config.save_every)
+            result = self._result(folder)
+        folder.write_json("genotype.json", result.genotype.to_json())
+        folder.write_text("genotype.txt", result.genotype.text() + "\n")
+        folder.write_json("result.json", result.to_json())
+        return result
+
+    def begin_epoch(self, epoch: int) -> None:
+        at = epoch - self.stage.start
+        self.lr = learning_rate(self.config, at, self.stage.epochs)
+        self.step_both.set_lr(self.lr)
+        self._set_rates(rates(self.config, self.choices.skip_dropout, self.stage, at))
+        self.model.train()
+
+    def step(self, epoch: int, position: int) -> dict[str, Tensor]:
+        draws = self.stepper.draw()
+        at = epoch - self.stage.start
+        progress = (at * self.steps + position) / (self.stage.epochs * self.steps)
+        if position == 0 and epoch in self.config.check_hypergradient:
+            self._check(epoch, *self.stepper.batches(draws), progress)
+        alphas = self.choices.relaxation.learns and at >= self.config.arch_start_epoch
+        return self.stepper(draws, progress, alphas=alphas)
+
+    def end_epoch(self, epoch: int, step: int, means: Mapping[str, float], folder: RunFolder) -> dict[str, Any]:
+        mixing = self.choices.relaxation.still(self.model)
+        genotype = self.choices.derivation(self.stage.space, mixing, self.stage.layers)
+        epoch_file = self._epoch_file(epoch, genotype, mixing)
+        mixed = {key: entropy(value) for key, value in mixing["weights"].items()}
+        # From here to the result nothing asks the device: a GPU evaluates while the host writes and counts.
+        self.evaluation.start()
+        folder.write_json(f"epochs/{epoch:04d}.json", epoch_file)
+        parameters = count_parameters(genotype, self.config.channels, self.stage.layers, *self.ends)
+        valid_loss, valid_accuracy = self.evaluation.result()
+        record = dict(means) | {
+            "valid_loss": valid_loss,
+            "valid_accuracy": valid_accuracy,
+            "lr": self.lr,
+            "stage": self.stage.index,
+            "stage_epoch": epoch - self.stage.start,
+            "skips": {key: genotype.skips(key) for key in genotype.cells},
+            "entropy": mixed,
+            "parameters": parameters,
+        }
+        return self._guarded(EpochEnd(epoch, self.stage, self.model, genotype, mixing, record, self.progress.note))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "stage": self.stage.to_json(),
+            "ended": self._ended,
+            "weight_decay": self.weight_decay,
+            **self._learnt(),
+            "train": self.train.state_dict(),
+            "valid": self.valid.state_dict(),
+            "guards": [guard.state_dict() for guard in self.choices.guards],
+            "snapshots": self.snapshots.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        # First, since other data are refused here in words that a person understands.
+        self.train.load_state_dict(state["train"])
+        self.valid.load_state_dict(state["valid"])
+        self._ended, self.weight_decay = state["ended"], state["weight_decay"]
+        for guard, own in zip(self.choices.guards, state["guards"], strict=True):
+            guard.load_state_dict(own)
+        self.snapshots.load_state_dict(state["snapshots"])
+        self._build(Stage.from_json(state["stage"]))
+        self._learn(state)
+        self._connect()
+
+    def _build(self, stage: Stage) -> None:
+        """The stage's supernet and optimisers, drawn from torch's generator."""
+        config, self.stage = self.config, stage
+        self.model = Supernet(
+            stage.space,
+            channels=config.channels,
+            layers=stage.layers,
+            classes=self.ends[0],
+            in_channels=self.ends[1],
+            stem=config.stem,
+            partial=config.partial,
+            edge_normalisation=config.edge_normalisation,
+            alpha_scale=config.alpha_scale,
+            memory=config.memory,
+            auxiliary=config.auxiliary > 0,
+            dropout=config.dropout,
+            skip_dropout=stage.skip_dropout,
+            channel_sampling=config.channel_sampling,
+        )
+        self.model.to(self.device)
+        self.step_both = new_step(config, self.device, self.model, self.choices)
+        self.step_both.set_weight_decay(self.weight_decay)
+
+    def _connect(self) -> None:
+        """Make what runs steps and evaluations; what was recorded before is dropped."""
+        recorder = new_recorder(self.device, self.step_both, self.progress.note)
+        valid = None if self.config.one_level else self.valid
+        self.stepper = Stepper(self.step_both, self.train, valid, recorder)
+        self.evaluation = Evaluation(self.model, self.valid, recorder, self.choices.relaxation.evaluated)
+
+    def _set_rates(self, now: Rates) -> None:
+        for batches in (self.train, self.valid):
+            batches.cutout_prob = now.cutout
+        model = self.model
+        if (model.drop_path_prob, model.skip_dropout) != (now.drop_path, now.skip_dropout):
+            model.drop_path_prob, model.skip_dropout = now.drop_path, now.skip_dropout
+            # A recorded step holds the numbers that it was recorded with.
+            self._connect()
+
+    def _learnt(self) -> dict[str, Any]:
+        return {"model": dict(self.model.state_dict()), **self.step_both.state_dict()}
+
+    def _learn(self, state: Mapping[str, Any]) -> None:
+        self.model.load_state_dict(state["model"], strict=True)
+        self.step_both.load_state_dict(state)
+        self.step_both.set_weight_decay(self.weight_decay)
+
+    def _guarded(self, end: EpochEnd) -> dict[str, Any]:
+        """The epoch's record after the guards have had their say and their will."""
+        every, record = self.config.eigenvalue_every, end.record
+        if every and (end.stage_epoch % every == 0 or end.last):
+            batch = next(iter(self.valid.once()))
+            record |= measure(self.model, self.choices.relaxation, batch, self.config)
+        if any(guard.memory and guard.keeps(end.stage_epoch) for guard in self.choices.guards):
+            self.snapshots.keep(end.epoch, end.stage_epoch, self._learnt())
+        actions = [(guard, guard.after_epoch(end)) for guard in self.choices.guards]
+        guard, action = next(((guard, action) for guard, action in actions if action is not None), (None, None))
+        if action is not None:
+            entry = {"guard": type(guard).__name__, "action": type(action).__name__.lower(), "why": action.why}
+            record["guard"] = entry | ({"epoch": action.epoch} if isinstance(action, Rollback) else {})
+            self.progress.note(f"epoch {end.epoch + 1}: {action.why}")
+        self._act(action, end)
+        return record
+
+    def _act(self, action: Action | None, end: EpochEnd) -> None:
+        if isinstance(action, Begin):
+            self.snapshots.clear()
+            self._build(replace(action.stage, start=end.epoch + 1))
+        elif isinstance(action, Rollback):
+            stage_epoch, before = self.snapshots.back_to(action.epoch)
+            self.weight_decay = action.settings.get("weight_decay", self.weight_decay)
+            # Not by the difference of the run's epochs, which hold the repetitions of earlier rollbacks too.
+            self.stage = replace(self.stage, start=end.epoch - stage_epoch)
+            self._learn(before)
+            for guard in self.choices.guards:
+                guard.rolled_back(action.epoch)
+        elif isinstance(action, Stop) or end.last:
+            self._ended = end.epoch + 1
+        if isinstance(action, (Begin, Rollback, Rewire)):
+            self._connect()
+
+    def _result(self, folder: RunFolder) -> SearchResult:
+        records = [record for record in folder.metrics() if record["kind"] == "epoch"]
+        answers = [guard.answer() for guard in self.choices.guards]
+        answer = next((epoch for epoch in answers if epoch is not None), records[-1]["epoch"])
+        record = next(each for each in records if each["epoch"] == answer)
+        relaxation, note = self.choices.relaxation, self.progress.note
+        final = self.choices.derivation.final(Finished(self.model, relaxation, self.valid.once, self.config.seed, note))
+        return SearchResult(
+            final or Genotype.from_json(folder.read_json(f"epochs/{answer:04d}.json")["genotype"]),
+            record["valid_loss"],
+            record["valid_accuracy"],
+            self.epochs,
+            records[-1]["elapsed_s"],
+            folder.path,
+        )
+
+    def _check(self, epoch: int, train: tuple[Tensor, Tensor], valid: tuple[Tensor, Tensor], progress: float) -> None:
+        values = dict(vars(self.step_both.check(train, valid, progress)))
+        record = {"kind": "hypergradient", "epoch": epoch, "step": epoch * self.steps}
+        self.folder.log(record | {"method_kind": values.pop("kind")} | values)
+
+    def _epoch_file(self, epoch: int, genotype: Genotype, mixing: Mapping[str, Any]) -> dict[str, Any]:
+        def listed(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+            return {key: value.detach().cpu().tolist() for key, value in tensors.items()}
+
+        edges = {
+            key: [
+                {"source": edge.source, "node": edge.node, "primitives": list(edge.primitives)}
+                for edge in self.stage.space.cell(key, self.stage.layers).edges
+            ]
+            for key in mixing["weights"]
+        }
+        edge_weights = mixing.get("edge_weights")
+        return {
+            "epoch": epoch,
+            "genotype": genotype.to_json(),
+            "text": genotype.text(),
+            "alphas": listed(self.model.arch.alphas),
+            "weights": listed(mixing["weights"]),
+            "edge_weights": listed(edge_weights) if edge_weights is not None else None,
+            "edges": edges,
+        }

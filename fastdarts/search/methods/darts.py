@@ -1,0 +1,36 @@
+"""DARTS, by the gradient of its architecture level."""
+
+from __future__ import annotations
+
+from fastdarts.search.methods.preset import Method
+
+__all__ = ["METHODS"]
+
+_DARTS = "Liu, Simonyan, Yang: DARTS, ICLR 2019"
+
+METHODS = (
+    Method(
+        "darts-one-level",
+        "alphas and weights learn together on the whole training set",
+        f"{_DARTS}, section 3.3 (alternative optimisation strategies)",
+        {"hypergradient": "one-level", "one_level": True},
+    ),
+    Method(
+        "darts-first",
+        "bilevel, the gradient of the validation loss at the current weights",
+        f"{_DARTS}, Eq. 7 with xi = 0",
+        {"hypergradient": "first"},
+    ),
+    Method(
+        "darts-second",
+        "bilevel, the validation loss after one unrolled weight step, by finite differences",
+        f"{_DARTS}, Eq. 7 and 8",
+        {"hypergradient": "second"},
+    ),
+    Method(
+        "darts-second-exact",
+        "bilevel, the validation loss after one unrolled weight step, by double backward",
+        f"{_DARTS}, Eq. 7",
+        {"hypergradient": "second-exact"},
+    ),
+)
