@@ -1,26 +1,22 @@
-"""What regularises a supernet in the search: auxiliary head, dropouts, drop-path and sampled channels."""
+"""What regularises a supernet in the search: auxiliary head, dropouts and drop-path."""
 
 from __future__ import annotations
 
 import copy
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterator
-from itertools import combinations
 from typing import Any
 
 import nn_oracle as oracle
 import pytest
 import torch
-from scipy.stats import binomtest, chisquare
+from scipy.stats import binomtest
 from tolerance import assert_within
 from torch import Tensor, nn
 
 from fastdarts import current_backend, use_backend
 from fastdarts.errors import UserError
 from fastdarts.nn import Cell, MixedOp, Supernet, fused
-from fastdarts.nn.channels import channel_order, reordered
-from fastdarts.search.hypergradient import hypergradient
 from fastdarts.spaces import CellSpace, Edge, define_space, space
 
 DARTS = space("darts").normal
@@ -64,9 +60,6 @@ def seeded(function: Callable[[oracle.Named], Tensor]) -> Callable[[oracle.Named
 def untouched() -> bool:
     """Whether nothing was drawn since the generator was seeded with SEED."""
     return torch.equal(torch.get_rng_state(), torch.Generator().manual_seed(SEED).get_state())
-
-
-# Auxiliary head
 
 
 def head_by_hand(x: Tensor, named: oracle.Named, prefix: str) -> Tensor:
@@ -146,9 +139,6 @@ def test_the_imagenet_stem_has_the_imagenet_head() -> None:
     assert type(net.auxiliary_head).__name__ == "AuxiliaryHeadImageNet" and net.auxiliary_logits.shape == (2, 10)
 
 
-# Dropout of the classifier's features
-
-
 def test_dropout_drops_pooled_features_and_scales_the_others() -> None:
     net = Supernet(TINY, channels=4, layers=1, classes=16, dropout=0.25).double()
     with torch.no_grad():
@@ -169,9 +159,6 @@ def test_dropout_drops_pooled_features_and_scales_the_others() -> None:
     torch.manual_seed(SEED)
     net(x)
     assert untouched()
-
-
-# Drop-path and dropout of skips
 
 
 def cell_by_hand(cell: Cell, *, path: float, skip: float) -> Callable[[oracle.Named], Tensor]:
@@ -231,12 +218,12 @@ def test_cell_that_drops_rounds_as_plain_torch() -> None:
     fused_engine = current_backend() != "reference"
     # One mask for all dtypes: a uniform number that rounds across the probability would drop another element.
     draws = [cell_inputs(cell)]
-    masks = [outcome_mask(dtype) for dtype in (torch.float32, torch.float64)]
+    masks = [drawn_mask(dtype) for dtype in (torch.float32, torch.float64)]
     assert torch.equal(*masks)
     oracle.assert_rounding(layer, plain, *draws, eager=oracle.in_plain_torch(layer) if fused_engine else plain)
 
 
-def outcome_mask(dtype: torch.dtype) -> Tensor:
+def drawn_mask(dtype: torch.dtype) -> Tensor:
     torch.manual_seed(SEED)
     return torch.empty(4, 4, 5, 4, dtype=dtype).bernoulli_(0.7).bool()
 
@@ -317,216 +304,6 @@ def test_the_engine_stays_but_where_it_cannot_and_says_so_once(said: Callable[[]
     assert not said(), "the mixed operations stay on the engine, and so do the cells from the next epoch on"
 
 
-# Sampled channels
-
-
-def sampled_cell(partial: int, *, reduction: bool = False) -> Cell:
-    return Cell(TINY.normal, 3, 5, 8, reduction=reduction, reduction_prev=False, partial=partial, channel_sampling=True)
-
-
-def sampled_by_hand(cell: Cell) -> Callable[[oracle.Named], Tensor]:
-    """The cell of partial channels on states renamed by a permutation, its output named back channel by channel."""
-    channels, partial, nodes = cell.channels, cell.partial, len(cell.space.concat)
-    group = channels // partial
-
-    def by_hand(named: oracle.Named) -> Tensor:
-        chosen = torch.rand(channels).argsort().tolist() if cell.training else list(range(channels))
-        states = [
-            oracle.relu_conv_bn(named["s0"], named, "preprocess0")[:, chosen],
-            oracle.relu_conv_bn(named["s1"], named, "preprocess1")[:, chosen],
-        ]
-        for node in cell.space.states:
-            terms = []
-            for e in cell.space.into(node):
-                edge, prefix = cell.space.edges[e], f"_ops.{e}"
-                stride = 2 if cell.reduction and edge.source < 2 else 1
-                row = named["weights"][e]
-                y = oracle.mixed(states[edge.source], row, stride, edge.primitives, named, prefix, partial)
-                terms.append(named["edge_weights"][e] * y)
-            states.append(torch.stack(terms).sum(0))
-        y = torch.cat([states[node] for node in cell.space.concat], 1)
-        columns: list[Tensor | None] = [None] * (nodes * channels)
-        for node in range(nodes):
-            for g in range(partial):
-                for i in range(group):
-                    # Channel g * C/K + i of the renamed states was dealt to place i * K + g.
-                    column = y[:, node * channels + i * partial + g]
-                    columns[node * channels + chosen[g * group + i]] = column
-        return torch.stack([column for column in columns if column is not None], 1)
-
-    return by_hand
-
-
-@pytest.mark.parametrize("reduction", [False, True], ids=["normal", "reduce"])
-@pytest.mark.parametrize("partial", [2, 4, 8])
-def test_a_sampled_cell_is_the_cell_under_other_names(partial: int, reduction: bool) -> None:
-    cell = sampled_cell(partial, reduction=reduction)
-    inputs = cell_inputs(cell) | {"edge_weights": oracle.images(len(cell.space.edges), 1, 1, 1, seed=3).flatten()}
-    layer = oracle.called(cell, "s0", "s1", "weights", "edge_weights")
-    oracle.assert_formula(seeded(layer), seeded(sampled_by_hand(cell)), inputs)
-
-
-@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
-def test_channel_c_of_the_output_is_channel_c_of_the_states(training: bool) -> None:
-    """Identities of weight 1 and 2: whatever is mixed, every channel comes out where it went in."""
-    edges = (Edge(0, 2, ("skip_connect",)), Edge(1, 2, ("skip_connect",)), Edge(0, 3, ("skip_connect",)))
-    cell = Cell(
-        CellSpace(edges, nodes=2, concat=(2, 3)),
-        *(8, 8, 8),
-        reduction=False,
-        reduction_prev=False,
-        partial=4,
-        channel_sampling=True,
-    ).train(training)
-    seen = []
-    for layer in (cell.preprocess0, cell.preprocess1):
-        layer.op[2].register_forward_hook(lambda _m, _x, y: seen.append(y))
-    s0, s1 = oracle.images(2, 8, 4, 4).float(), oracle.images(2, 8, 4, 4, seed=1).float()
-    with use_backend("reference"):
-        y = cell(s0, s1, torch.ones(3, 1))
-    older, newer = seen
-    assert torch.equal(y, torch.cat([older + newer, older], 1))
-    with use_backend("auto"):
-        again = cell(s0, s1, torch.ones(3, 1))
-    assert_within("on the engine", again, y, torch.cat([older.double() + newer.double(), older.double()], 1), terms=100)
-
-
-NOTHING = CellSpace((Edge(0, 2, ("none", "skip_connect")),), nodes=1, concat=(2,))
-
-
-def mixed_channels(cell: Cell) -> tuple[int, ...]:
-    """Which channels a pass mixed, where what is mixed becomes nothing."""
-    s0, s1 = torch.randn(2, 4, 3, 3), torch.randn(2, 4, 3, 3)
-    y = cell(s0, s1, torch.tensor([[1.0, 0.0]]))
-    return tuple((y == 0).flatten(2).all(2).all(0).nonzero().flatten().tolist())
-
-
-def test_every_choice_of_channels_is_as_likely() -> None:
-    cell = Cell(NOTHING, 4, 4, 4, reduction=False, reduction_prev=False, partial=2, channel_sampling=True)
-    seen = Counter(mixed_channels(cell) for _ in range(600))
-    assert sorted(seen) == list(combinations(range(4), 2))
-    assert chisquare(list(seen.values())).pvalue > 1e-3
-    torch.manual_seed(SEED)
-    assert {mixed_channels(cell.eval()) for _ in range(3)} == {(0, 1)}, "in evaluation the first ones"
-    fixed = Cell(NOTHING, 4, 4, 4, reduction=False, reduction_prev=False, partial=2)
-    assert {mixed_channels(fixed) for _ in range(3)} == {(0, 2)}, "without sampling they stay shuffled"
-
-
-def test_each_cell_and_each_pass_draws_its_own_channels() -> None:
-    orders = [channel_order(64, 4, 2, torch.device("cpu"), draw=True).states for _ in range(3)]
-    assert all(order is not None and sorted(order.tolist()) == list(range(64)) for order in orders)
-    assert len({tuple(order.tolist()) for order in orders}) == 3
-    net = Supernet(TINY, channels=8, partial=4, channel_sampling=True)
-    x = torch.randn(2, 3, 8, 8)
-    torch.manual_seed(SEED)
-    first, second = net(x), net(x)
-    torch.manual_seed(SEED)
-    assert not torch.equal(first, second) and torch.equal(first, net(x)), "one state of the generator, one pass"
-
-
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
-def test_reordering_keeps_the_format_and_differentiates_twice(memory_format: torch.memory_format) -> None:
-    order = torch.tensor([2, 0, 3, 1])
-    x = oracle.images(2, 4, 3, 2).contiguous(memory_format=memory_format).requires_grad_()
-    y = reordered(x, order)
-    assert y.is_contiguous(memory_format=memory_format)
-    assert all(torch.equal(y[:, i], x[:, source]) for i, source in enumerate(order.tolist()))
-    assert torch.autograd.gradcheck(lambda x: reordered(x, order).sin(), x)
-    assert torch.autograd.gradgradcheck(lambda x: reordered(x, order).sin(), x)
-
-
-# All of it together
-
-
-def everything() -> Supernet:
-    net = Supernet(
-        TINY, channels=4, classes=3, partial=2, auxiliary=True, dropout=0.2, skip_dropout=0.2, channel_sampling=True
-    )
-    net.drop_path_prob = 0.2
-    return net
-
-
-def test_draws_says_what_draws() -> None:
-    assert not Supernet(TINY, channels=4, auxiliary=True).draws
-    assert Supernet(space("s4"), channels=2, layers=1).draws, "noise"
-    assert Supernet(TINY, channels=4, dropout=0.1).draws
-    assert Supernet(TINY, channels=4, skip_dropout=0.1).draws
-    assert Supernet(TINY, channels=4, partial=2, channel_sampling=True).draws
-    net = Supernet(TINY, channels=4)
-    net.drop_path_prob = 0.1
-    assert net.draws
-    net.drop_path_prob = 0.0
-    torch.manual_seed(SEED)
-    net(torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(0)))
-    assert untouched() and not net.draws
-
-
-@pytest.mark.parametrize("kind", ["second", "amended", "second-exact"])
-def test_every_evaluation_of_a_loss_sees_one_set_of_masks(kind: str) -> None:
-    """Finite differences of two networks would be of the size of the gradient itself."""
-    net = everything()
-    (x, y), (x_val, y_val) = ((torch.randn(8, 3, 6, 6), torch.arange(8) % 3) for _ in range(2))
-    seen: dict[str, set[bytes]] = {"train": set(), "val": set()}
-    evaluations: Counter[str] = Counter()
-
-    def loss(level: str, images: Tensor, labels: Tensor) -> Tensor:
-        before = torch.get_rng_state().numpy().tobytes()
-        with use_backend("reference" if kind.endswith("exact") else current_backend()):
-            value = nn.functional.cross_entropy(net(images), labels)
-        seen[level].add(before + torch.get_rng_state().numpy().tobytes())
-        evaluations.update([level])
-        return value + 0.4 * nn.functional.cross_entropy(net.auxiliary_logits, labels)
-
-    def measured() -> tuple[Tensor, ...]:
-        torch.manual_seed(SEED)
-        return hypergradient(
-            kind,
-            loss_train=lambda: loss("train", x, y),
-            loss_val=lambda: loss("val", x_val, y_val),
-            weights=net.weight_parameters(),
-            alphas=net.arch_parameters(),
-            lr=0.01,
-        )
-
-    first = measured()
-    assert evaluations["train"] > 1 and {level: len(masks) for level, masks in seen.items()} == {"train": 1, "val": 1}
-    assert all(gradient.isfinite().all() and gradient.any() for gradient in first)
-    assert all(torch.equal(*pair) for pair in zip(first, measured(), strict=True))
-
-
-def test_a_restored_network_goes_on_bit_for_bit() -> None:
-    def trained(net: Supernet, steps: int) -> list[Tensor]:
-        losses = []
-        optimizer = torch.optim.SGD(net.weight_parameters(), 0.05)
-        for _ in range(steps):
-            loss = nn.functional.cross_entropy(net(x), y) + nn.functional.cross_entropy(net.auxiliary_logits, y)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.detach())
-        return losses
-
-    x, y = torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 0])
-    net = everything()
-    trained(net, 2)
-    state, generator = copy.deepcopy(net.state_dict()), torch.get_rng_state()
-    expected = trained(net, 2)
-    other = everything()
-    other.load_state_dict(state)
-    torch.set_rng_state(generator)
-    assert all(torch.equal(*pair) for pair in zip(expected, trained(other, 2), strict=True))
-    assert all(torch.equal(*pair) for pair in zip(net.state_dict().values(), other.state_dict().values(), strict=True))
-
-
-def test_one_path_runs_alone_under_all_of_it() -> None:
-    net = everything()
-    path = {key: tuple((3,) for _ in net.space.cell(key, net.layers).edges) for key in net.arch.alphas}
-    before = copy.deepcopy(net.state_dict())
-    net(torch.randn(4, 3, 8, 8), active=path).sum().backward()
-    moved = {key for key, value in net.state_dict().items() if "_ops" in key and not torch.equal(value, before[key])}
-    assert moved and all("._ops.3." in key.partition("_ops.")[2] for key in moved)
-
-
 @pytest.mark.parametrize("name", ["dropout", "skip_dropout", "drop_path_prob"])
 @pytest.mark.parametrize("value", [-0.1, 1.0, float("nan")], ids=str)
 def test_what_is_no_probability_is_refused(name: str, value: float) -> None:
@@ -541,9 +318,3 @@ def test_other_settings_are_refused_before_anything_is_built() -> None:
         Supernet(TINY, channels=2, layers=1, dropout=2)
     with pytest.raises(TypeError, match="skip_dropout is True of type bool; expected a float"):
         Supernet(TINY, channels=2, layers=1, skip_dropout=True)
-    for build in (
-        lambda: Supernet(TINY, channels=2, layers=1, channel_sampling=True),
-        lambda: Cell(ONE_EDGE, 2, 2, 2, reduction=False, reduction_prev=False, channel_sampling=True),
-    ):
-        with pytest.raises(UserError, match=r"channel_sampling with partial 1.*; expected a partial of 2 or more"):
-            build()

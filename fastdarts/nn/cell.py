@@ -31,8 +31,17 @@ from fastdarts.spaces import CellSpace
 
 __all__ = ["Cell", "MixedOp"]
 
+_DROPS_EDGES = "whole edges are dropped: each edge runs on its own"
+_DROPS_ELEMENTS = "elements of skips are dropped: each edge runs on its own"
+
 Weights = Tensor | Sequence[Tensor]
 Active = Sequence[Sequence[int]]
+
+
+def _without_some(x: Tensor, probability: float) -> Tensor:
+    """Dropout of elements, drawn in the order of the indices and not of the memory: one seed, one mask everywhere."""
+    kept = torch.empty(x.shape, dtype=x.dtype, device=x.device).bernoulli_(1 - probability)
+    return x * kept.div_(1 - probability)
 
 
 class MixedOp(nn.Module):
@@ -132,7 +141,7 @@ class MixedOp(nn.Module):
         """Identities, elements of which are dropped, and what the engine makes of the other candidates."""
 
         def skipped(sampled: Tensor) -> Tensor:
-            return reference.weighted_sum([weights[k] * F.dropout(sampled, dropout) for k in skips])
+            return reference.weighted_sum([weights[k] * _without_some(sampled, dropout) for k in skips])
 
         if not others:
             return reference.partial_channels(x, skipped, partial=self.partial, stride=self.stride)
@@ -261,8 +270,8 @@ class Cell(StackedCell):
                 if chosen:
                     check_active(chosen, count, "Cell")
         drop_path_prob, skip_dropout = (p if self.training else 0.0 for p in (drop_path_prob, skip_dropout))
-        dropped = "whole edges" if drop_path_prob else "elements of skips" if skip_dropout else ""
-        if self._is_plain(s1, dropped and f"{dropped} are dropped: each edge runs on its own"):
+        reason = _DROPS_EDGES if drop_path_prob else _DROPS_ELEMENTS if skip_dropout else ""
+        if self._is_plain(s1, reason):
             states, order = self._reordered(self._met(s0, s1, self.preprocess0(s0), self.preprocess1(s1)))
             y = self._mix(states, self._rows(weights), edge_weights, active, drop_path_prob, skip_dropout)
             return y if order is None else reordered(y, order)

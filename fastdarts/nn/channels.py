@@ -43,6 +43,11 @@ def channel_order(channels: int, partial: int, nodes: int, device: torch.device,
         device: where the order is drawn, from torch's default generator, without a word from the host.
         draw: whether to draw; else pi is the identity.
 
+    Each weight then meets every channel, and learns slower for it: on the digits with C = 8, K = 4 the training
+    accuracy after 8 epochs was 0.38, with the first channels 0.90. Choices that keep a weight near its channels
+    (sorted, or one of K neighbours) came to 0.47 and 0.42, but no shuffle may follow them: the edges would run one by
+    one.
+
     Source: Xu et al. 2020 (PC-DARTS), Eq. 3: a sampling mask S chooses the channels. Their code always takes the first.
     """
     group = channels // partial

@@ -71,10 +71,7 @@ class Route:
     @classmethod
     def of(cls, chosen: CellPlan, whole: CellPlan) -> Route:
         """The way of a plan whose candidates are some of another's."""
-        kernels, rows = (
-            tuple(_index(getattr(whole, what), whole).index(each) for each in _index(getattr(chosen, what), chosen))
-            for what in ("parameters", "norms")
-        )
+        kernels, rows = (_places(chosen, whole, what) for what in ("parameters", "norms"))
         columns = [{candidate.column for candidate in edge.candidates} for edge in chosen.edges]
         read = tuple(tuple(column in each for column in range(whole.width)) for each in columns)
         return cls(
@@ -87,8 +84,15 @@ class Route:
         )
 
 
-def _index(places: Sequence[Parameter] | Sequence[Norm], of: CellPlan) -> list[tuple[int, int, str]]:
-    return [(each.edge, of.edges[each.edge].candidates[each.position].column, each.name) for each in places]
+def _places(chosen: CellPlan, whole: CellPlan, what: str) -> tuple[int, ...]:
+    """Where the convolutions or batch norms of a plan stand among those of the plan that it is a part of."""
+
+    def named(plan: CellPlan) -> list[tuple[int, int, str]]:
+        found: Sequence[Parameter] | Sequence[Norm] = getattr(plan, what)
+        return [(each.edge, plan.edges[each.edge].candidates[each.position].column, each.name) for each in found]
+
+    place = {name: index for index, name in enumerate(named(whole))}
+    return tuple(place[name] for name in named(chosen))
 
 
 class _Settings(NamedTuple):
@@ -153,7 +157,7 @@ class Engine:
         if not reason and _stored(x) not in stored_dtypes("cell", x.device.type):
             reason = f"no kernel for {str(_stored(x)).removeprefix('torch.')}"
         if reason:
-            _say(self.owner, reason)
+            _tell(self.owner, reason)
         return bool(reason)
 
     def _changed(self, edges: Iterable[Iterable[nn.Module]]) -> str:
@@ -185,10 +189,12 @@ class Engine:
             route: what runs.
         """
         stack, edge = self.stack, self.edge
-        kernels = stack.kernels() if edge is None else [kernel for op in stack.edge(edge) for kernel in op]
         chosen = route.plan
-        if route.kernels is not None:
-            kernels = [kernels[index] for index in route.kernels]
+        if edge is None:
+            kernels = stack.kernels(route.kernels)
+        else:
+            kernels = [kernel for op in stack.edge(edge) for kernel in op]
+            kernels = kernels if route.kernels is None else [kernels[index] for index in route.kernels]
         settings = _settings(self.norms[0]) if self.norms else None
         mean = var = rows = None
         if route.norms and settings is not None:
@@ -370,7 +376,12 @@ def _encoded(whole: CellPlan | None) -> str:
     return whole.encode()
 
 
+# A function of its own: torch.compile looks through a cache's mark, down to the log that it cannot trace.
 @torch.compiler.assume_constant_result
+def _tell(owner: str, reason: str) -> None:
+    _say(owner, reason)
+
+
 @functools.cache
 def _say(owner: str, reason: str) -> None:
     _LOG.warning("%s: plain torch (%s)", owner, reason)

@@ -80,9 +80,6 @@ class Stack(nn.Module):
         for name, rows in statistics.items():
             self.register_buffer(name, torch.stack(rows) if rows else None)
         self._kernels = [kernel for ops in self._edges for kernels in ops for kernel in kernels]
-        self._sizes: dict[int, list[int]] = {}
-        for kernel in self._kernels:
-            self._sizes.setdefault(kernel.source, []).append(prod(kernel.shape))
         for index, conv in enumerate(conv for ops in convs for op in ops for conv in op):
             _give_up(conv, StackedConv2d, ("weight",), StackedPart(self, index))
         for index, norm in enumerate(norms):
@@ -98,12 +95,25 @@ class Stack(nn.Module):
         pieces = iter(flat.split(sizes))
         return [[next(pieces).view(kernel.shape) for kernel in op] for op in self._edges[index]]
 
-    def kernels(self) -> list[Tensor]:
-        """The weights of all convolutions, as views made by one split a source."""
-        pieces = {}
-        for source, sizes in self._sizes.items():
-            pieces[source] = iter(self._source(source).split(sizes))
-        return [next(pieces[kernel.source]).view(kernel.shape) for kernel in self._kernels]
+    def kernels(self, chosen: Sequence[int] | None = None) -> list[Tensor]:
+        """The weights of convolutions, as views made by one split a source.
+
+        Args:
+            chosen: which convolutions, rising; None for all.
+        """
+        wanted = self._kernels if chosen is None else [self._kernels[index] for index in chosen]
+        # What lies between two that are wanted is one piece: a path has a dozen of a hundred.
+        sizes: dict[int, list[int]] = {}
+        filled: dict[int, int] = {}
+        for source, start, shape in wanted:
+            pieces, size = sizes.setdefault(source, []), prod(shape)
+            pieces += [start - filled.get(source, 0), size]
+            filled[source] = start + size
+        views = {}
+        for source, pieces in sizes.items():
+            weight = self._source(source)
+            views[source] = iter(weight.split([*pieces, weight.numel() - filled[source]])[1::2])
+        return [next(views[source]).view(shape) for source, _, shape in wanted]
 
     def statistics(self, edge: int | None) -> tuple[Tensor, Tensor, Tensor]:
         """Running means and variances [B, C'] and counted batches [B] of one edge or of all, to write in place."""

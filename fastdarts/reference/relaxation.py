@@ -62,7 +62,7 @@ def gumbel(exponential: Tensor) -> Tensor:
     Returns:
         The same shape and dtype, finite.
 
-    Source: Dong, Yang 2019 (GDAS), Eq. 3; Xie et al. 2019 (SNAS), Eq. 3.
+    Source: Dong, Yang 2019 (GDAS), section 3.2; Xie et al. 2019 (SNAS), section 2.2.
     """
     return -exponential.clamp_min(torch.finfo(exponential.dtype).tiny).log()
 
@@ -83,7 +83,7 @@ def concrete(alphas: Tensor, noise: Tensor, temperature: float | Tensor, present
     Returns:
         [E, width], the dtype of alphas.
 
-    Source: Xie et al. 2019 (SNAS), Eq. 3; Dong, Yang 2019 (GDAS), Eq. 4.
+    Source: Xie et al. 2019 (SNAS), section 2.2; Dong, Yang 2019 (GDAS), section 3.2.
     """
     return ((_masked(alphas, present) + noise) / temperature).softmax(dim=-1)
 
@@ -100,7 +100,7 @@ def straight_through(soft: Tensor, index: Tensor) -> Tensor:
     Returns:
         [E, width], the dtype of soft.
 
-    Source: Dong, Yang 2019 (GDAS), Eq. 5 to 7.
+    Source: Dong, Yang 2019 (GDAS), section 3.2; facts section 5.
     """
     hard = torch.zeros_like(soft).scatter_(-1, index.unsqueeze(-1), 1.0)
     # The difference is exactly 0; hard - soft + soft, as it is often written, would be 1 only up to rounding.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastdarts.search.config import SearchConfig
+from fastdarts.search.curvature import Curvature, dominant_eigenvalue, hessian
 from fastdarts.search.hypergradient import KINDS, HypergradientError, hypergradient, hypergradient_error
 from fastdarts.search.job import SearchResult
 from fastdarts.search.loop import resume, search
@@ -13,6 +14,7 @@ from fastdarts.search.runner import Interrupted
 __all__ = [
     "KINDS",
     "METHODS",
+    "Curvature",
     "HypergradientError",
     "Interrupted",
     "Method",
@@ -20,6 +22,8 @@ __all__ = [
     "SearchConfig",
     "SearchResult",
     "configure",
+    "dominant_eigenvalue",
+    "hessian",
     "hypergradient",
     "hypergradient_error",
     "method",

@@ -32,7 +32,9 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> tupl
     """Mean cross-entropy and accuracy of ``model`` in eval mode over one pass; the mode is put back after."""
     training = model.training
     model.eval()
-    loss, correct, count = 0.0, 0.0, 0
+    loss: float | Tensor = 0.0
+    correct: float | Tensor = 0.0
+    count = 0
     with torch.no_grad():
         for images, labels in batches:
             logits = model(images)

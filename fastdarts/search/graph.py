@@ -156,7 +156,9 @@ def obstacle(step: SearchStep) -> str:
             return f"the {name} of {config.method!r} decides on the host"
     if config.nesterov:
         return "nesterov momentum has no kernel"
-    if config.hypergradient in EXACT and (step.relaxation.draws or step.model.draws):
+    # Drop-path begins at 0, where the model does not draw yet.
+    draws = step.relaxation.draws or step.model.draws or config.drop_path > 0
+    if config.hypergradient in EXACT and draws:
         return f"hypergradient {config.hypergradient!r} evaluates a loss again with the same random numbers"
     return ""
 

@@ -37,6 +37,7 @@ class SearchResult:
     Args:
         genotype: the one derived after the last epoch, or after the one that a guard chose, or by a final selection.
         valid_loss, valid_accuracy: of the supernet on the architecture level's images, after that epoch.
+        epoch: that epoch of the run.
         epochs: epochs searched.
         seconds: time spent searching, over all resumptions.
         path: the run folder.
@@ -45,6 +46,7 @@ class SearchResult:
     genotype: Genotype
     valid_loss: float
     valid_accuracy: float
+    epoch: int
     epochs: int
     seconds: float
     path: Path
@@ -235,8 +237,14 @@ class SearchJob:
         actions = [(guard, guard.after_epoch(end)) for guard in self.choices.guards]
         guard, action = next(((guard, action) for guard, action in actions if action is not None), (None, None))
         if action is not None:
-            entry = {"guard": type(guard).__name__, "action": type(action).__name__.lower(), "why": action.why}
-            record["guard"] = entry | ({"epoch": action.epoch} if isinstance(action, Rollback) else {})
+            entry: dict[str, Any] = {
+                "guard": type(guard).__name__,
+                "action": type(action).__name__.lower(),
+                "why": action.why,
+            }
+            if isinstance(action, Rollback):
+                entry |= {"epoch": action.epoch, "settings": dict(action.settings)}
+            record["guard"] = entry
             self.progress.note(f"epoch {end.epoch + 1}: {action.why}")
         self._act(action, end)
         return record
@@ -269,6 +277,7 @@ class SearchJob:
             final or Genotype.from_json(folder.read_json(f"epochs/{answer:04d}.json")["genotype"]),
             record["valid_loss"],
             record["valid_accuracy"],
+            answer,
             self.epochs,
             records[-1]["elapsed_s"],
             folder.path,
@@ -295,7 +304,7 @@ class SearchJob:
             "epoch": epoch,
             "genotype": genotype.to_json(),
             "text": genotype.text(),
-            "alphas": listed(self.model.arch.alphas),
+            "alphas": listed(dict(self.model.arch.alphas.items())),
             "weights": listed(mixing["weights"]),
             "edge_weights": listed(edge_weights) if edge_weights is not None else None,
             "edges": edges,

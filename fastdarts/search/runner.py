@@ -23,7 +23,7 @@ from torch import Tensor
 from fastdarts.runs import Checkpoint, RunFolder, generators_state, restore_generators
 from fastdarts.search.progress import Progress
 
-__all__ = ["Interrupted", "Job", "peak_bytes", "run_job"]
+__all__ = ["Interrupted", "Job", "peak_bytes", "run_job", "stop_on_signal"]
 
 # Keys whose values depend on the clock or the machine's state, not on the computation.
 TIMING_KEYS = ("step_ms", "elapsed_s", "peak_bytes", "seconds")
@@ -38,16 +38,15 @@ class Interrupted(Exception):
 
 
 class Job(Protocol):
-    """What :func:`run_job` drives. Every method is called from one thread.
-
-    Attributes:
-        epochs: how many there are; it may change at the end of an epoch.
-    """
+    """What :func:`run_job` drives. Every method is called from one thread."""
 
     title: str
-    epochs: int
     steps: int
     device: torch.device
+
+    @property
+    def epochs(self) -> int:
+        """How many there are; it may change at the end of an epoch."""
 
     def begin_epoch(self, epoch: int) -> None:
         """Prepare an epoch; called again after a resumption inside it, so it must depend on ``epoch`` only."""
@@ -81,8 +80,8 @@ class _Stop:
 
 
 @contextmanager
-def _stop_on_signal() -> Iterator[_Stop]:
-    """Turn the first SIGINT or SIGTERM into a request to stop after the step; a second one acts at once."""
+def stop_on_signal() -> Iterator[_Stop]:
+    """Turn the first SIGINT or SIGTERM into a request to stop at the next good moment; a second one acts at once."""
     stop = _Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -224,7 +223,7 @@ def run_job(
 
     progress.begin(job.title, job.epochs, job.steps, at.epoch * job.steps + at.position)
     try:
-        with _stop_on_signal() as stop:
+        with stop_on_signal() as stop:
             while at.epoch < job.epochs:
                 planned = job.epochs
                 _one_epoch(job, folder, at, progress, stop, save)

@@ -47,16 +47,16 @@ class GumbelPath(_Drawn):
     temperature `t(e) = t_max - (t_max - t_min) e / (E - 1)` in epoch e of E.
 
     The gradient of the alphas is that of the drawn operator's weight alone, `dL/dalpha_j = <dL/dy, o_i(x)> p_i
-    (delta_ij - p_j) / t` for the drawn i: what the paper says ("we only back-propagate the gradient generated at the
-    argmax"). The authors' code (xautodl) adds the zero-valued weights of the other operators to the edge's map as bare
-    numbers, which gives each of them the sum of `dL/dy` over the map for a gradient, as if its operator put out ones: a
-    product of how it was written, the same for every operator, and it is not repeated here.
+    (delta_ij - p_j) / t` for the drawn i, as the paper has it: only what comes back through the arg-max counts. The
+    authors' code (xautodl) adds the zero-valued weights of the other operators to the edge's map as bare numbers, which
+    gives each of them the sum of `dL/dy` over the map for a gradient, as if its operator put out ones: a product of how
+    it was written, the same for every operator, and it is not repeated here.
 
     Args:
         tau_max, tau_min: the temperature at the first and the last epoch.
         epochs: E.
 
-    Source: Dong, Yang: Searching for A Robust Neural Architecture in Four GPU Hours, CVPR 2019, Eq. 3 to 7; facts 5.
+    Source: Dong, Yang: Searching for A Robust Neural Architecture in Four GPU Hours, CVPR 2019, section 3.2; facts 5.
     """
 
     asks_host = True
@@ -90,7 +90,7 @@ class Concrete(_Drawn):
         tau_min: what it falls to.
         epochs: E.
 
-    Source: Xie, Zheng, Liu, Lin: SNAS, ICLR 2019, Eq. 3 to 6. The paper says that the temperature falls, its authors'
+    Source: Xie, Zheng, Liu, Lin: SNAS, ICLR 2019, section 2.2. The paper says that the temperature falls, its authors'
     code (SNAS-Series) from 1 to 0.03 by a straight line.
     """
 
@@ -266,7 +266,7 @@ def epoch_of(progress: float | Tensor, epochs: int) -> float | Tensor:
 
 
 def _noise(like: Tensor) -> Tensor:
-    return reference.gumbel(torch.empty_like(like, requires_grad=False).exponential_())
+    return reference.gumbel(torch.empty_like(like).exponential_())
 
 
 def _active(index: dict[str, Tensor], model: Supernet) -> dict[str, tuple[tuple[int, ...], ...]]:

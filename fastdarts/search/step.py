@@ -131,9 +131,8 @@ class SearchStep:
 
     def _with_auxiliary(self, loss: Tensor, labels: Tensor) -> Tensor:
         """The loss of the pass that was just made, with its auxiliary head's."""
-        if not self.config.auxiliary:
-            return loss
-        return loss + self.config.auxiliary * F.cross_entropy(self.model.auxiliary_logits, labels)
+        logits = self.model.auxiliary_logits
+        return loss if logits is None else loss + self.config.auxiliary * F.cross_entropy(logits, labels)
 
     def _learn_alphas(self, gradients: Sequence[Tensor]) -> None:
         for alpha, gradient in zip(self.alphas, gradients, strict=True):

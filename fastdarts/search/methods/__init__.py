@@ -86,7 +86,7 @@ def configure(name: str = "darts-first", *, data: str = "digits", **overrides: A
     if wanted in space_names() and "layers" not in values:
         values["layers"] = space(wanted).layers
     if data == "digits":
-        values |= _DIGITS | {"arch_lr": _DIGITS_ARCH_LR_FACTOR * values.get("arch_lr", SearchConfig.arch_lr)}
+        values |= {**_DIGITS, "arch_lr": _DIGITS_ARCH_LR_FACTOR * values.get("arch_lr", SearchConfig.arch_lr)}
         values |= {key: value for key, value in small.items() if key in fields}
     epochs = overrides.get("epochs", values.get("epochs", SearchConfig.epochs))
     if isinstance(epochs, int):

@@ -30,6 +30,12 @@ def _snas(config: SearchConfig) -> Choices:
 
 
 def _proxyless(config: SearchConfig) -> Choices:
+    if config.hypergradient not in ("first", "one-level"):
+        raise UserError(
+            f"hypergradient {config.hypergradient!r} with {config.method}",
+            "first or one-level",
+            "its gates are drawn once for an update, and the other kinds differentiate several passes",
+        )
     return Choices(relaxation=BinaryGates())
 
 
@@ -38,7 +44,7 @@ METHODS = (
     Method(
         "gdas",
         "one operator an edge, drawn with Gumbel noise, its gradient straight through: a step costs one path",
-        "Dong, Yang: GDAS, CVPR 2019, Eq. 3 to 7",
+        "Dong, Yang: GDAS, CVPR 2019, section 3.2",
         {
             "hypergradient": "first",
             "epochs": 250,
@@ -56,7 +62,7 @@ METHODS = (
     Method(
         "snas",
         "all operators, mixed by a draw from the concrete distribution; one level, the temperature falls",
-        "Xie et al.: SNAS, ICLR 2019, Eq. 3 to 6",
+        "Xie et al.: SNAS, ICLR 2019, section 2.2",
         {"hypergradient": "one-level", "one_level": True, "epochs": 150, "arch_grad_clip": 10.0},
         options={"tau_max": 1.0, "tau_min": 0.03},
         compose=_snas,
