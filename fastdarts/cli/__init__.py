@@ -1,4 +1,4 @@
-"""The command line: `fastdarts search | retrain | compare | show | plan | doctor`."""
+"""The command line: `fastdarts search | retrain | compare | show | methods | plan | tabulate | doctor`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import Any
 
 import typer
 
-from fastdarts.cli import options, plan
+from fastdarts.cli import methods, options, plan, tabulate
+from fastdarts.cli import searches as several
 from fastdarts.errors import UserError
 
 __all__ = ["app", "main"]
@@ -45,6 +46,10 @@ def search(
     check_hypergradient: options.CheckHypergradient = "",
     seed: options.Seed = None,
     settings: options.Settings = None,
+    searches: several.Searches = 1,
+    grid: several.Grid = None,
+    select_epochs: several.SelectEpochs = None,
+    jobs: several.Jobs = 1,
     retrain_epochs: options.RetrainEpochs = None,
     random_cells: options.RandomCells = 0,
     device: options.Device = "auto",
@@ -58,28 +63,33 @@ def search(
     """Search for an architecture; ends with a genotype, its test accuracy, and a report."""
     from fastdarts import search as searching
     from fastdarts.cli.afterwards import finish_run
-    from fastdarts.cli.settings import absolute, given, plan_after, read_integers, read_settings
-    from fastdarts.cli.targets import read_space
+    from fastdarts.cli.settings import absolute, configured, plan_after, read_integers
 
     progress = _progress(as_json)
     _check_resumption(context)
+    if resume is not None and several.holds_several(resume):
+        _print(several.continue_several(resume, previous=previous, jobs=jobs, progress=progress), as_json)
+        return
+    if searches == 1 and not grid:
+        several.check_single(context)
     if resume is not None:
         result = searching.resume(resume, previous=previous, progress=progress)
     else:
         data = data or "digits"
         after = plan_after(data, retrain_epochs, random_cells)
-        chosen_space = read_space(space or "darts")
         named = {"epochs": epochs, "batch_size": batch_size, "channels": channels, "layers": layers, "seed": seed}
-        named |= {"hypergradient": hypergradient, "data_root": absolute(root)}
-        overrides = given(named) | read_settings(settings, searching.SearchConfig, named)
-        overrides |= {"device": device, "backend": backend, "memory": memory, "graph": graph}
-        overrides["check_hypergradient"] = read_integers(check_hypergradient)
-        if data != "digits":
-            overrides.setdefault("layers", chosen_space.layers)
-        config = searching.configure(method, data=data, space=chosen_space.name, **overrides)
+        named |= {"hypergradient": hypergradient, "data_root": absolute(root), "device": device, "backend": backend}
+        named |= {"memory": memory, "graph": graph, "check_hypergradient": read_integers(check_hypergradient)}
+        path = run or _new_run(f"{method}-{data}")
+        if searches != 1 or grid:
+            more = {"searches": searches, "grid": grid, "select_epochs": select_epochs, "jobs": jobs, "after": after}
+            more |= {"run": path, "progress": progress, "command": _command()}
+            _print(several.search_several(method, data, space, named, settings, **more), as_json)
+            return
+        config, chosen_space = configured(method, data, space, named, settings)
         result = searching.search(
             config,
-            run or _new_run(f"{method}-{data}"),
+            path,
             search_space=chosen_space,
             progress=progress,
             command=_command(),
@@ -128,11 +138,15 @@ def retrain(
     _print({key: value for key, value in result.items() if key not in ("genotype", "history")}, as_json)
 
 
-@app.command(epilog="Example: fastdarts compare runs/mine --random-cells 20 --seeds 0,1,2")
+@app.command(
+    epilog="Examples: fastdarts compare runs/mine --random-cells 20 | fastdarts compare --methods darts-first,pc-darts"
+)
 def compare(
+    context: typer.Context,
     target: options.Target = None,
+    methods: several.Methods = "",
     random_cells: options.RandomCells = 5,
-    seeds: options.Seeds = "0",
+    seeds: several.Seeds = "",
     space: options.Space = None,
     data: options.Data = None,
     root: options.Root = None,
@@ -142,30 +156,39 @@ def compare(
     channels: options.Channels = None,
     layers: options.Layers = None,
     settings: options.Settings = None,
+    search_settings: several.SearchSettings = None,
+    jobs: several.Jobs = 1,
     device: options.Device = "auto",
     backend: options.Backend = "auto",
     as_json: options.AsJson = False,
 ) -> None:
-    """Set a genotype beside random cells of its space: same budget, same seeds.
+    """Set a genotype, or what search methods find, beside random cells of the space: same budget, same seeds.
 
-    Without --run it is kept inside the run folder, or in runs/compare-TARGET, beside those with other settings. The
-    same call again continues it.
+    Without --run it is kept inside the run folder, or in runs/compare-TARGET or runs/compare-methods-DATA, beside those
+    with other settings. The same call again continues it; with --methods, more methods or seeds add to it.
     """
     from fastdarts import evaluate
     from fastdarts.cli.afterwards import record_comparison
     from fastdarts.cli.settings import absolute, read_integers, retraining
     from fastdarts.cli.targets import read_space, read_target
 
+    several.check_beside(context, methods)
+    named = {"epochs": epochs, "batch_size": batch_size, "channels": channels, "layers": layers}
+    named |= {"data_root": absolute(root), "device": device, "backend": backend}
+    if methods:
+        more = {"settings": settings, "search_settings": search_settings, "jobs": jobs, "command": _command()}
+        more |= {"data": data or "digits", "space": space, "run": run, "progress": _progress(as_json)}
+        several.print_methods(several.compare_with_random(methods, seeds, named=named, **more), as_json)
+        return
     chosen = read_target(target)
     if chosen.note:
         raise UserError(chosen.note, "a finished search", "finish it with fastdarts search --resume")
-    named = {"epochs": epochs, "batch_size": batch_size, "channels": channels, "layers": layers}
-    named |= {"data": data, "data_root": absolute(root), "device": device, "backend": backend}
+    named["data"] = data
     arguments = {
         "search_space": (None if space else chosen.space()) or read_space(space or "darts"),
         "settings": retraining(chosen, named, settings),
         "random_cells": random_cells,
-        "seeds": read_integers(seeds),
+        "seeds": read_integers(seeds or "0"),
     }
     path = run or evaluate.comparison_folder(chosen.comparisons(), chosen.genotype, **arguments)
     result = evaluate.compare(chosen.genotype, path, **arguments, progress=_progress(as_json), command=_command())
@@ -208,7 +231,9 @@ def show(
     _print(result, as_json)
 
 
+app.command(epilog="Example: fastdarts methods gdas")(methods.methods)
 app.command(epilog="Example: fastdarts plan --data cifar10 --method pc-darts --budget 11GB")(plan.plan)
+app.command(epilog="Example: fastdarts tabulate --space mine.json --seeds 0,1,2 --jobs 4")(tabulate.tabulate)
 
 
 @app.command()
@@ -244,7 +269,7 @@ def _check_resumption(context: typer.Context) -> None:
     typed = {"settings": "--set", "target": "a genotype"}
     for name in context.params:
         source = context.get_parameter_source(name)
-        if name in ("resume", "previous", "as_json") or source is None:
+        if name in ("resume", "previous", "as_json", "jobs") or source is None:
             continue
         if source.name == "COMMANDLINE":
             raise UserError(
@@ -314,9 +339,11 @@ def _how_to_continue(path: Path) -> str:
     """The command that continues: the same one again for a comparison, else --resume of the run that was started."""
     if sys.argv[1] == "compare":
         return _command()
-    kind = sys.argv[1]
+    kind, outermost = sys.argv[1], None
+    kinds = ("search", "searches") if kind == "search" else (kind,)
     for folder in (path, *path.parents):
         config = folder / "config.json"
-        if config.is_file() and json.loads(config.read_text(encoding="utf-8")).get("kind") == kind:
-            return shlex.join(["fastdarts", kind, "--resume", str(folder)])
-    return _command()
+        # The outermost, since one of several searches is a run inside another.
+        if config.is_file() and json.loads(config.read_text(encoding="utf-8")).get("kind") in kinds:
+            outermost = folder
+    return _command() if outermost is None else shlex.join(["fastdarts", kind, "--resume", str(outermost)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +15,29 @@ from fastdarts.spaces import Space
 __all__ = ["finish_run", "record_comparison"]
 
 
-def finish_run(result: SearchResult, progress: Progress) -> dict[str, Any]:
+def finish_run(result: SearchResult, progress: Progress, *, after: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Do what the search's ``after`` asks for, and draw and report the whole.
 
     Args:
-        result: a finished search's; ``after`` is read from its run folder.
+        result: a finished search's.
         progress: who watches.
+        after: what to do; None for what its run folder says.
 
     Returns:
         What the command prints: genotype, accuracies, comparison, report.
     """
     with RunFolder.open(result.path) as folder:
-        summary = _evaluate(result, folder, progress)
+        summary = _evaluate(result, folder, progress, after)
     write_svg(result.genotype, result.path / "genotype.svg")
     draw_png(result.genotype, result.path / "genotype.png")
     report = write_report(result.path)
     return summary | {"search_seconds": result.seconds, "run": str(result.path), "report": str(report)}
 
 
-def _evaluate(result: SearchResult, folder: RunFolder, progress: Progress) -> dict[str, Any]:
-    after, config = folder.config.get("after", {}), folder.config["config"]
+def _evaluate(
+    result: SearchResult, folder: RunFolder, progress: Progress, after: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    after, config = folder.config.get("after", {}) if after is None else after, folder.config["config"]
     summary: dict[str, Any] = {"genotype": result.genotype.text(), "valid_accuracy": result.valid_accuracy}
     named = {name: config[name] for name in ("data", "data_root", "device", "backend")}
     if after.get("retrain_epochs"):

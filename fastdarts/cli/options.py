@@ -33,7 +33,6 @@ __all__ = [
     "Root",
     "Run",
     "Seed",
-    "Seeds",
     "Settings",
     "Space",
     "Svg",
@@ -60,7 +59,13 @@ Graph = Annotated[
 Hypergradient = Annotated[str | None, Option(help="Another kind than the method's, e.g. second-exact or amended.")]
 Layers = Annotated[int | None, Option(help="Number of cells. (default: as published; digits 3)")]
 Memory = Annotated[str, Option(help="What a step keeps: fast, balanced (half as much) or lean (least; slower).")]
-Method = Annotated[str, Option(help="darts-one-level, darts-first, darts-second or pc-darts.")]
+_METHODS = (
+    *("darts-one-level", "darts-first", "darts-second", "darts-second-exact", "pc-darts", "pc-darts-imagenet"),
+    *("p-darts", "gdas", "i-darts", "snas", "proxyless", "sdarts-rs", "sdarts-adv", "pc-sdarts-rs", "pc-sdarts-adv"),
+    *("darts-plus", "sgas", "amended", "amended-s2", "amended-s2-full", "r-darts-l2", "r-darts-es", "r-darts-ada"),
+    *("random-search", "random-ws"),
+)
+Method = Annotated[str, Option(help=f"{', '.join(_METHODS)}; `fastdarts methods` says what they are.")]
 Png = Annotated[Path | None, Option(help="Write the drawing as PNG.")]
 Previous = Annotated[bool, Option("--previous", help="With --resume: use the checkpoint before the newest one.")]
 RandomCells = Annotated[int, Option(help="Compare with so many random cells, retrained alike.")]
@@ -72,15 +77,19 @@ RetrainEpochs = Annotated[
 Root = Annotated[str | None, Option(help="Folder or file of the data set; docs/data.md says which file to get.")]
 Run = Annotated[Path | None, Option(help="Run folder to create. (default: runs/ and what, on what, when)")]
 Seed = Annotated[int | None, Option(help="Of everything random.")]
-Seeds = Annotated[str, Option(help="Training seeds, e.g. 0,1,2; every cell is trained with each.")]
 Settings = Annotated[
     list[str] | None,
-    Option("--set", metavar="NAME=VALUE", help="Any other hyper-parameter, e.g. weight_decay=1e-3. Repeatable."),
+    Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="Any other hyper-parameter, e.g. weight_decay=1e-3, or an option of the method's own. Repeatable.",
+    ),
 ]
 Space = Annotated[
     str | None,
     Option(
-        help="darts, s1 to s4, amended-s1, amended-s2, amended-s2-full, or a JSON file. (default: the run's, or darts)"
+        help="darts, s1 to s4, amended-s1, amended-s2, amended-s2-full, or a JSON file. "
+        "(default: the run's, or the method's)"
     ),
 ]
 Svg = Annotated[Path | None, Option(help="Write the drawing as SVG.")]

@@ -59,24 +59,18 @@ def plan(
     """Say what a search step needs in each memory mode, and whether that fits; allocates nothing."""
     import torch
 
-    from fastdarts.cli.settings import given, read_settings
-    from fastdarts.cli.targets import read_space
+    from fastdarts.cli.settings import configured
     from fastdarts.plan import MEMORY
     from fastdarts.profile import largest_batch
-    from fastdarts.search import SearchConfig, configure
 
     data = data or "digits"
-    chosen = read_space(space or "darts")
     named = {"batch_size": batch_size, "channels": channels, "layers": layers}
-    overrides = given(named) | read_settings(settings, SearchConfig, named)
-    if data != "digits":
-        overrides.setdefault("layers", chosen.layers)
+    config, chosen = configured(method, data, space, named, settings)
     allowed = _bytes(budget) if budget is not None else None
     modes = MEMORY if memory == "all" else (_one_of("memory", memory, (*MEMORY, "all")),)
     _one_of("dtype", dtype, _DTYPES)
     known_classes, in_channels, size = _IMAGES[_one_of("data", data, tuple(_IMAGES))]
     size = size if image_size is None else _size(image_size)
-    config = configure(method, data=data, space=chosen.name, **overrides)
     images = {"classes": known_classes if classes is None else classes, "in_channels": in_channels}
     usages, largest = {}, {}
     predictor = _predictor(config, chosen, size, images, getattr(torch, dtype))
@@ -87,13 +81,31 @@ def plan(
             largest[mode] = largest_batch(predict, allowed, start=config.batch_size)
     facts = {"method": config.method, "space": chosen.name, "channels": config.channels, "layers": config.layers}
     facts |= {"partial": config.partial, "image_size": list(size), **images, "batch_size": config.batch_size}
-    facts |= {"dtype": dtype, "budget_bytes": allowed}
+    facts |= {"dtype": dtype, "budget_bytes": allowed, "notes": _notes(config)}
     verdict = "" if allowed is None else _verdict(usages, largest, allowed)
     if as_json:
         modes_json = {mode: _as_json(usage, largest.get(mode), allowed) for mode, usage in usages.items()}
         typer.echo(json.dumps(facts | {"modes": modes_json, "verdict": verdict}, indent=2))
     else:
         _print(facts, usages, largest, verdict)
+
+
+def _notes(config: SearchConfig) -> list[str]:
+    """Where the method's search is not the one that is planned: the plan knows the supernet, not the choices."""
+    from fastdarts.search.methods import compose
+
+    choices, notes = compose(config), []
+    if choices.relaxation.asks_host:
+        notes.append(f"{config.method} runs some of the operators only; this is a step with all of them, the most")
+    if choices.first is not None:
+        notes.append(f"{config.method} searches in stages; this is its first supernet, of {config.layers} cells")
+    if config.auxiliary:
+        notes.append("the auxiliary head is not counted")
+    if config.drop_path or choices.skip_dropout is not None:
+        notes.append("while paths or skips are dropped a pass runs in plain torch, which keeps more")
+    if config.eigenvalue_every:
+        notes.append("a measurement of the eigenvalue runs in plain torch, twice differentiable, which keeps more")
+    return notes
 
 
 def _predictor(
@@ -109,6 +121,7 @@ def _predictor(
             layers=config.layers,
             partial=config.partial,
             edge_normalisation=config.edge_normalisation,
+            stem=config.stem,
             **images,
         )
 
@@ -194,5 +207,7 @@ def _print(facts: Mapping[str, Any], usages: Mapping[str, Usage], largest: Mappi
     besides = ", ".join(f"{name} {_human(count)}" for name, count in parts)
     gradients = _human(usage.gradient_bytes)
     out.print(f"search step: the peak, with gradients of {gradients} at its end, and {besides}", soft_wrap=True)
+    for note in facts["notes"]:
+        out.print(f"note: {note}", soft_wrap=True)
     if verdict:
         out.print(verdict, soft_wrap=True)

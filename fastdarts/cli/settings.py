@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fastdarts.cli.targets import Target
+from fastdarts.cli.targets import Target, read_space
 from fastdarts.errors import UserError
 
-__all__ = ["absolute", "given", "plan_after", "read_integers", "read_settings", "retraining"]
+if TYPE_CHECKING:
+    from fastdarts.search import SearchConfig
+    from fastdarts.spaces import Space
+
+__all__ = ["absolute", "configured", "given", "plan_after", "read_integers", "read_settings", "retraining"]
 
 # What --set cannot set, and which option or argument does.
 _OTHERWISE = {
@@ -35,19 +39,51 @@ def absolute(root: str | None) -> str | None:
     return None if root is None else str(Path(root).expanduser().absolute())
 
 
-def read_settings(pairs: list[str] | None, config: type, named: Mapping[str, Any]) -> dict[str, Any]:
-    """Read ``--set NAME=VALUE`` by the type of the field it names.
+def configured(
+    method: str, data: str, space: str | None, named: Mapping[str, Any], settings: list[str] | None
+) -> tuple[SearchConfig, Space]:
+    """A search's configuration from what was typed, and the space it names or the method's own.
+
+    Args:
+        method: name of a method.
+        data: name of a data set.
+        space: name or file of a space; None for the method's.
+        named: options of the command by their field's name; None where one was not given.
+        settings: the texts of ``--set``.
+
+    Raises:
+        UserError: as :func:`read_settings` and :func:`fastdarts.search.configure` do.
+    """
+    from fastdarts.search import SearchConfig, configure
+    from fastdarts.search import method as find
+
+    overrides = given(named) | read_settings(settings, SearchConfig, named, find(method).options)
+    if space is None:
+        config = configure(method, data=data, **overrides)
+        return config, read_space(config.space)
+    chosen = read_space(space)
+    if data != "digits":
+        overrides.setdefault("layers", chosen.layers)
+    return configure(method, data=data, space=chosen.name, **overrides), chosen
+
+
+def read_settings(
+    pairs: list[str] | None, config: type, named: Mapping[str, Any], options: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Read ``--set NAME=VALUE`` by the type of the field it names, or by the default of the option.
 
     Args:
         pairs: the texts.
         config: the configuration's dataclass.
         named: options of the command by their field's name; None where one was not given.
+        options: defaults of the method's own options.
 
     Raises:
         UserError: for a name or value that does not fit, or a setting that is given twice.
     """
-    kinds: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "str": str, "bool": _boolean}
-    types = {field.name: str(field.type) for field in fields(config) if str(field.type) in kinds}
+    types = {field.name: str(field.type) for field in fields(config) if str(field.type) in _KINDS}
+    readers = {name: (_KINDS[kind], kind) for name, kind in types.items()}
+    readers |= {name: _reader(default) for name, default in (options or {}).items()}
     otherwise = {name: option for name, option in _OTHERWISE.items() if name in types}
     if "seed" in types and "seed" not in named:
         otherwise["seed"] = "--seeds"
@@ -55,24 +91,38 @@ def read_settings(pairs: list[str] | None, config: type, named: Mapping[str, Any
     for pair in pairs or []:
         name, found, text = pair.partition("=")
         name, text = name.strip().replace("-", "_"), text.strip()
-        if not found or name not in types or name in otherwise:
-            known = ", ".join(sorted(set(types) - set(otherwise)))
+        if not found or name not in readers or name in otherwise:
+            known = ", ".join(sorted(set(readers) - set(otherwise)))
             remedy = f"use {otherwise[name]}" if name in otherwise else ""
             raise UserError(f"--set {pair}", f"NAME=VALUE with one of {known}", remedy)
         if name in values or named.get(name) is not None:
             raise UserError(f"--set {pair}: {name} is given twice", "it once")
+        read, kind = readers[name]
         try:
-            values[name] = kinds[types[name]](text)
+            values[name] = read(text)
         except ValueError as error:
-            expected = f"a value of type {types[name]}" + (", true or false" if types[name] == "bool" else "")
+            expected = f"a value of type {kind}" + (", true or false" if kind == "bool" else "")
             raise UserError(f"--set {pair}", expected) from error
     return values
+
+
+def _reader(default: Any) -> tuple[Callable[[str], Any], str]:
+    """How a method's option is read, and what to call its type: both follow from its default."""
+    if not isinstance(default, tuple):
+        kind = type(default).__name__
+        return _KINDS[kind], kind
+    # Whole numbers stay whole unless the default shows that fractions are meant.
+    number = float if any(isinstance(each, float) for each in default) else int
+    return lambda text: tuple(number(part) for part in text.split(",") if part.strip()), "numbers with commas"
 
 
 def _boolean(text: str) -> bool:
     if text.lower() not in ("true", "false"):
         raise ValueError(text)
     return text.lower() == "true"
+
+
+_KINDS: Mapping[str, Callable[[str], Any]] = {"int": int, "float": float, "str": str, "bool": _boolean}
 
 
 def read_integers(text: str) -> tuple[int, ...]:

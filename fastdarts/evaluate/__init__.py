@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 from fastdarts.evaluate.compare import compare, comparison_folder, statistics
+from fastdarts.evaluate.methods import compare_methods, methods_folder
+from fastdarts.evaluate.paired import compare_paired
+from fastdarts.evaluate.regret import Network, Table, mean_and_spread, trajectory
 from fastdarts.evaluate.retrain import RetrainConfig, budget, continue_retrain, retrain, retrain_once
+from fastdarts.evaluate.searches import best_search, continue_many, search_many, selection_budget
+from fastdarts.evaluate.tabulate import genotypes, tabulate
 
 __all__ = [
+    "Network",
     "RetrainConfig",
+    "Table",
+    "best_search",
     "budget",
     "compare",
+    "compare_methods",
+    "compare_paired",
     "comparison_folder",
+    "continue_many",
     "continue_retrain",
+    "genotypes",
+    "mean_and_spread",
+    "methods_folder",
     "retrain",
     "retrain_once",
+    "search_many",
+    "selection_budget",
     "statistics",
+    "tabulate",
+    "trajectory",
 ]

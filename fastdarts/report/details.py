@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fastdarts.report.history import answer_epoch, events, segments, with_stages
+from fastdarts.report.marks import explain_events
 from fastdarts.report.markup import Markup, element, table
 from fastdarts.report.mixing import plot_edge_weights, plot_mixing, plot_mixing_by_cell
-from fastdarts.report.plots import plot_counts, plot_curves, plot_hypergradient
+from fastdarts.report.plots import plot_curves, plot_hypergradient
 from fastdarts.report.records import RunRecords, number
 from fastdarts.report.sections import figure
 from fastdarts.report.words import MISSING, as_bytes, as_count, as_number, as_percent
@@ -17,7 +19,6 @@ from fastdarts.spaces import CellGenotype
 
 __all__ = [
     "configuration_section",
-    "counts_section",
     "curves_section",
     "files_section",
     "hypergradient_section",
@@ -34,9 +35,10 @@ def curves_section(run: RunRecords) -> Markup:
     if run.epochs:
         start = run.settings.get("arch_start_epoch", 0)
         labels = ("weight level (train)", "architecture level") if run.kind == "search" else ("train", "validation")
-        svg = plot_curves(run.epochs, arch_start_epoch=start if isinstance(start, int) else 0, labels=labels)
+        start, happened = start if isinstance(start, int) else 0, events(run.epochs)
+        svg = plot_curves(run.epochs, arch_start_epoch=start, labels=labels, events=happened)
         heading = "The search by epoch" if run.kind == "search" else "The training by epoch"
-        parts += [element("h2", heading), figure(svg, "curves"), _epoch_table(run)]
+        parts += [element("h2", heading), figure(svg, "curves", explain_events(happened)), _epoch_table(run)]
     history = (run.retrain or {}).get("history") or []
     if history and run.kind == "search":
         svg = plot_curves(history, labels=("training images", "validation images"))
@@ -46,10 +48,11 @@ def curves_section(run: RunRecords) -> Markup:
 
 def mixing_section(run: RunRecords) -> Markup:
     """How the mixing weights of every edge went."""
-    files = run.epoch_files
+    files, happened = with_stages(run.epoch_files, run.epochs), events(run.epochs)
     if not files:
         return Markup("")
-    keys = list(files[-1]["weights"])
+    keys, answer = list(files[-1]["weights"]), answer_epoch(run)
+    deciding = next((each for each in files if each["epoch"] == answer), files[-1])
     parts = [element("h2", "Evolution of the mixing weights")]
     if len(keys) > _SHARED:
         text = "One panel a cell: the mean over its edges of each operator's mixing weight."
@@ -61,25 +64,13 @@ def mixing_section(run: RunRecords) -> Markup:
     parts.append(element("p", text, class_="note"))
     for key in keys:
         kept = run.genotype.cells.get(key) if run.genotype is not None else None
-        caption = _decided(files[-1], key, kept) if kept is not None else ""
+        caption = _decided(deciding, key, kept) if kept is not None else ""
         parts.append(element("h3", {"normal": "Normal cell", "reduce": "Reduction cell"}.get(key, key)))
-        parts.append(figure(plot_mixing(files, key, kept=kept), f"mixing-{key}", caption))
+        parts.append(figure(plot_mixing(files, key, kept=kept, events=happened), f"mixing-{key}", caption))
         if (files[-1].get("edge_weights") or {}).get(key):
             caption = "Weights of whole edges, which multiply the mixing weights; 1 is an equal share."
-            parts.append(figure(plot_edge_weights(files, key), f"edges-{key}", caption))
+            parts.append(figure(plot_edge_weights(files, key, events=happened), f"edges-{key}", caption))
     return element("section", *parts)
-
-
-def counts_section(run: RunRecords) -> Markup:
-    """Skips, parameters and entropy by epoch."""
-    if run.kind != "search" or not any(record.get("skips") or record.get("entropy") for record in run.epochs):
-        return Markup("")
-    text = (
-        "Of the cells that would be derived after each epoch. Skip connections that take over, and parameters that "
-        "fall, are how DARTS collapses; an entropy near zero means that the search has made up its mind."
-    )
-    heading = element("h2", "Skip connections, parameters, entropy")
-    return element("section", heading, element("p", text, class_="note"), figure(plot_counts(run.epochs), "counts"))
 
 
 def hypergradient_section(run: RunRecords) -> Markup:
@@ -150,11 +141,11 @@ def files_section(run: RunRecords) -> Markup:
     return element("section", element("h2", "Files"), element("pre", str(run.path)), table(["File", "Size"], rows))
 
 
-def _decided(last: Mapping[str, Any], key: str, kept: CellGenotype) -> str:
+def _decided(file: Mapping[str, Any], key: str, kept: CellGenotype) -> str:
     """How clearly the search preferred the operators it kept."""
     chosen = {(source, node): op for op, source, node in kept.edges()}
     weights, equal = [], []
-    for row, edge in zip(last["weights"][key], last["edges"][key], strict=True):
+    for row, edge in zip(file["weights"][key], file["edges"][key], strict=True):
         op = chosen.get((edge["source"], edge["node"]))
         if op in edge["primitives"]:
             weights.append(number(row[edge["primitives"].index(op)]))
@@ -163,13 +154,16 @@ def _decided(last: Mapping[str, Any], key: str, kept: CellGenotype) -> str:
         return ""
     low, high = as_number(min(weights)), as_number(max(weights))
     even = as_number(min(equal)) + (f" to {as_number(max(equal))}" if max(equal) > min(equal) else "")
-    return f"At the end the operators kept have mixing weights of {low} to {high}; equal weights would be {even}."
+    text = f"After epoch {file['epoch']} the operators kept have mixing weights of {low} to {high}"
+    return f"{text}; equal weights would be {even}."
 
 
 def _epoch_table(run: RunRecords) -> Markup:
     searched = run.kind == "search"
     header = ["Epoch", "Train loss", "Train accuracy"]
     header += ["Valid. loss", "Valid. accuracy", "Skips", "Parameters"] if searched else []
+    staged = len(segments(run.epochs)) > 1
+    measured = any("eigenvalue" in record for record in run.epochs)
     rows = []
     for record in run.epochs:
         row = [str(record["epoch"]), as_number(record.get("train_loss")), as_percent(record.get("train_accuracy"))]
@@ -179,15 +173,21 @@ def _epoch_table(run: RunRecords) -> Markup:
             counts = [str(sum(skips.values()))] if many else [f"{key} {count}" for key, count in skips.items()]
             row += [as_number(record.get("valid_loss")), as_percent(record.get("valid_accuracy"))]
             row += [", ".join(counts) or MISSING, as_count(record.get("parameters"))]
+        if measured:
+            row.append(as_number(record["eigenvalue"]) if "eigenvalue" in record else "")
+        row += [f"{record.get('stage', 0) + 1}: {record.get('stage_epoch', MISSING)}"] if staged else []
         row += [as_number(record.get("lr")), f"{as_number(record.get('step_ms'))} ms"]
         row.append(as_bytes(record.get("peak_bytes")))
         rows.append(row)
+    header += ["Eigenvalue"] * measured + ["Stage: its epoch"] * staged
     whole = table([*header, "Learning rate", "Step", "Peak memory"], rows)
     summary = element("summary", "The same as numbers, with learning rate, step time and memory")
     return element("details", summary, whole)
 
 
 def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_plain(each)}" for name, each in value.items()) or "none"
     if isinstance(value, (list, tuple)):
         return ", ".join(map(str, value)) or "none"
     if isinstance(value, float):

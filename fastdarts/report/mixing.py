@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fastdarts.report.figure import figure_to_svg, panels, style_axes
+from fastdarts.report.history import Event
+from fastdarts.report.marks import broken, mark_events
 from fastdarts.report.palette import COLOURS, colour_of, dash_of, short_name
 from fastdarts.report.records import number
 from fastdarts.spaces import CellGenotype
@@ -34,43 +37,50 @@ _SOURCES: tuple[dict[str, Any], ...] = tuple(
 _SUBSCRIPTS = str.maketrans("k-0123456789", "\u2096\u208b\u2080\u2081\u2082\u2083\u2084\u2085\u2086\u2087\u2088\u2089")
 
 
-def plot_mixing(epochs: Sequence[Epoch], key: str, *, kept: CellGenotype | None = None) -> str:
+def plot_mixing(
+    epochs: Sequence[Epoch], key: str, *, kept: CellGenotype | None = None, events: Sequence[Event] = ()
+) -> str:
     """Mixing weights of one architecture by epoch: one panel an edge, one line a primitive.
+
+    A line ends where its primitive is taken from the edge (P-DARTS), and is broken where a model ends.
 
     Panels stand at (node, source) where the cell is densely wired, otherwise one after the other. Colours are those
     of the drawing. All panels have one scale, from the smallest weight to the largest: early, or in a short search,
     the weights are all close to equal, which the thin line in each panel marks.
 
     Args:
-        epochs: contents of ``epochs/NNNN.json``, in order.
+        epochs: contents of ``epochs/NNNN.json``, in order, with ``stage`` and ``stage_epoch`` where there are stages.
         key: architecture key, ``normal``, ``reduce`` or ``cell7``.
         kept: the derived cell; its edges' panels name the operator that was kept.
+        events: what to mark.
 
     Returns:
         SVG.
     """
-    edges = epochs[-1]["edges"][key]
+    edges = _edges(epochs, key)
     places, rows, columns = _places(edges)
     corner = (0, columns - 1) not in places and rows > 1
     figure, axes_by_place = _grid(rows, columns, places, legend_above=not corner)
-    x = [number(each.get("epoch")) for each in epochs]
+    mixed = [_mixed(each, key) for each in epochs]
     chosen = {(source, node): op for op, source, node in kept.edges()} if kept is not None else {}
     drawn: list[float] = []
-    for e, (edge, place) in enumerate(zip(edges, places, strict=True)):
-        axes = axes_by_place[place]
-        for k, primitive in enumerate(edge["primitives"]):
-            y = [_weight(each, key, e, k) for each in epochs]
-            axes.plot(x, y, **_line(primitive, len(x)))
+    for edge, place in zip(edges, places, strict=True):
+        axes, ends = axes_by_place[place], (edge["source"], edge["node"])
+        for primitive in edge["primitives"]:
+            y = [number(each.get(ends, {}).get(primitive)) for each in mixed]
+            axes.plot(*broken(epochs, y), **_line(primitive, len(epochs)))
             drawn += y
-        axes.axhline(1 / len(edge["primitives"]), color=COLOURS["trunk"].light, linewidth=0.7, zorder=1)
-        _panel_title(axes, edge, chosen.get((edge["source"], edge["node"])), judged=kept is not None)
+        equal = [1 / len(each[ends]) if each.get(ends) else math.nan for each in mixed]
+        axes.plot(*_level(broken(epochs, equal)), color=COLOURS["trunk"].light, linewidth=0.7, zorder=1)
+        _panel_title(axes, edge, chosen.get(ends), judged=kept is not None)
+    mark_events(axes_by_place.values(), events, numbered=False)
     _one_scale(axes_by_place.values(), drawn)
     _label(figure, "mixing weight")
     _shared_legend(figure, corner=corner)
     return figure_to_svg(figure, title=f"Mixing weights of the {key} cell by epoch, one panel an edge")
 
 
-def plot_edge_weights(epochs: Sequence[Epoch], key: str) -> str:
+def plot_edge_weights(epochs: Sequence[Epoch], key: str, *, events: Sequence[Event] = ()) -> str:
     """Weights of whole edges (PC-DARTS' edge normalisation) of one architecture by epoch: one panel a node.
 
     Drawn as multiples of an equal share, since nodes have different numbers of edges.
@@ -78,27 +88,28 @@ def plot_edge_weights(epochs: Sequence[Epoch], key: str) -> str:
     Args:
         epochs: contents of ``epochs/NNNN.json`` with ``edge_weights``, in order.
         key: architecture key.
+        events: what to mark.
 
     Returns:
         SVG.
     """
-    edges = epochs[-1]["edges"][key]
+    edges = _edges(epochs, key)
     nodes = list(dict.fromkeys(edge["node"] for edge in edges))
     rows, columns = -(-len(nodes) // _ACROSS), min(len(nodes), _ACROSS)
     places = [divmod(k, columns) for k in range(len(nodes))]
     figure, axes_by_place = _grid(rows, columns, places, legend_above=True)
-    x = [number(each.get("epoch")) for each in epochs]
+    shares = [_edge_shares(each, key) for each in epochs]
     drawn: list[float] = []
     for node, axes in zip(nodes, axes_by_place.values(), strict=True):
-        into = [(e, edge) for e, edge in enumerate(edges) if edge["node"] == node]
         axes.axhline(1.0, color=COLOURS["trunk"].light, linewidth=0.7, zorder=1)
-        for e, edge in into:
-            y = [len(into) * _edge_weight(each, key, e) for each in epochs]
-            style = _SOURCES[edge["source"] % len(_SOURCES)]
-            axes.plot(x, y, linewidth=1.4, label=f"from {_state(edge['source'])}", marker=_dot(x), **style)
+        for edge in (edge for edge in edges if edge["node"] == node):
+            y = [each.get((edge["source"], node), math.nan) for each in shares]
+            style = _SOURCES[edge["source"] % len(_SOURCES)] | {"linewidth": 1.4, "marker": _dot(epochs)}
+            axes.plot(*broken(epochs, y), label=f"from {_state(edge['source'])}", **style)
             drawn += y
         title = f"into {_state(node)}"
         axes.set_title(title, loc="left", fontsize=8.5, color=COLOURS["ink"].light, y=1.0, pad=3)
+    mark_events(axes_by_place.values(), events, numbered=False)
     _one_scale(axes_by_place.values(), drawn)
     _label(figure, "times an equal share")
     _shared_legend(figure, corner=False)
@@ -167,14 +178,38 @@ def _places(edges: Sequence[Mapping[str, Any]]) -> tuple[list[tuple[int, int]], 
     return [divmod(e, _ACROSS) for e in range(len(edges))], -(-len(edges) // _ACROSS), min(_ACROSS, len(edges))
 
 
-def _weight(epoch: Epoch, key: str, edge: int, column: int) -> float:
-    rows = (epoch.get("weights") or {}).get(key) or []
-    return number(rows[edge][column]) if edge < len(rows) and column < len(rows[edge]) else number(None)
+def _edges(epochs: Sequence[Epoch], key: str) -> list[dict[str, Any]]:
+    """The edges of an architecture with every primitive that they had in some epoch, in the order of appearance."""
+    found: dict[tuple[int, int], dict[str, None]] = {}
+    for each in epochs:
+        for edge in (each.get("edges") or {}).get(key) or []:
+            found.setdefault((edge["source"], edge["node"]), {}).update(dict.fromkeys(edge["primitives"]))
+    return [{"source": source, "node": node, "primitives": list(found[source, node])} for source, node in found]
 
 
-def _edge_weight(epoch: Epoch, key: str, edge: int) -> float:
-    values = (epoch.get("edge_weights") or {}).get(key) or []
-    return number(values[edge]) if edge < len(values) else number(None)
+def _mixed(epoch: Epoch, key: str) -> dict[tuple[int, int], dict[str, Any]]:
+    """The mixing weights of an epoch by edge and primitive; where some were dropped, columns have other meanings."""
+    edges, rows = ((epoch.get(name) or {}).get(key) or [] for name in ("edges", "weights"))
+    return {
+        (edge["source"], edge["node"]): dict(zip(edge["primitives"], row, strict=False))
+        for edge, row in zip(edges, rows, strict=False)
+    }
+
+
+def _edge_shares(epoch: Epoch, key: str) -> dict[tuple[int, int], float]:
+    """The edge weights of an epoch, each times the number of edges into its node."""
+    edges, values = ((epoch.get(name) or {}).get(key) or [] for name in ("edges", "edge_weights"))
+    into = Counter(edge["node"] for edge in edges)
+    return {
+        (edge["source"], edge["node"]): into[edge["node"]] * number(value)
+        for edge, value in zip(edges, values, strict=False)
+    }
+
+
+def _level(line: tuple[list[float], list[float]]) -> tuple[list[float], list[float]]:
+    """A line that is as wide as the panel where it is one point."""
+    x, y = line
+    return (x, y) if len(x) > 1 else ([x[0] - 0.5, x[0] + 0.5], y * 2)
 
 
 def _line(primitive: str, points: int) -> dict[str, Any]:
@@ -189,7 +224,7 @@ def _line(primitive: str, points: int) -> dict[str, Any]:
     }
 
 
-def _dot(x: Sequence[float]) -> str:
+def _dot(x: Sequence[Any]) -> str:
     """A line of one point is seen only as a dot."""
     return "o" if len(x) < 2 else ""
 
@@ -217,17 +252,11 @@ def _panel_title(axes: Axes, edge: Mapping[str, Any], kept: str | None, *, judge
 
 def _shares(epochs: Sequence[Epoch], key: str) -> dict[str, list[float]]:
     """Mean mixing weight over a cell's edges by primitive, a value an epoch; an edge without the primitive counts 0."""
-    edges = epochs[-1]["edges"][key]
-    primitives = dict.fromkeys(primitive for edge in edges for primitive in edge["primitives"])
+    primitives = dict.fromkeys(primitive for edge in _edges(epochs, key) for primitive in edge["primitives"])
+    mixed = [_mixed(each, key) for each in epochs]
     return {
         primitive: [
-            sum(
-                _weight(each, key, e, edge["primitives"].index(primitive))
-                for e, edge in enumerate(edges)
-                if primitive in edge["primitives"]
-            )
-            / len(edges)
-            for each in epochs
+            sum(number(weights.get(primitive, 0.0)) for weights in each.values()) / max(len(each), 1) for each in mixed
         ]
         for primitive in primitives
     }

@@ -6,7 +6,7 @@ import os
 from html import escape
 from pathlib import Path
 
-from fastdarts.report import details, sections
+from fastdarts.report import collapse, details, sections
 from fastdarts.report.files import replace_file
 from fastdarts.report.markup import Markup, element
 from fastdarts.report.records import RunRecords, read_run
@@ -52,8 +52,8 @@ def render_report(run: RunRecords, *, title: str | None = None) -> str:
         sections.cells_section(run),
         sections.comparison_section(run),
         details.curves_section(run),
+        collapse.collapse_section(run),
         details.mixing_section(run),
-        details.counts_section(run),
         details.hypergradient_section(run),
         details.configuration_section(run),
         details.reproduction_section(run),

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fastdarts.report.figure import figure_to_svg, panels, style_axes
+from fastdarts.report.history import Event, segments
+from fastdarts.report.marks import broken, mark_events, marker_of
 from fastdarts.report.palette import COLOURS
 from fastdarts.report.records import number
 
@@ -18,7 +20,6 @@ __all__ = ["plot_comparison", "plot_counts", "plot_curves", "plot_hypergradient"
 Record = Mapping[str, Any]
 
 _TRAIN, _VALID = COLOURS["sep_conv_3x3"].light, COLOURS["dil_conv_3x3"].light
-_FEW = 3
 
 
 def plot_curves(
@@ -26,62 +27,70 @@ def plot_curves(
     *,
     arch_start_epoch: int = 0,
     labels: tuple[str, str] = ("weight level (train)", "architecture level"),
+    events: Sequence[Event] = (),
 ) -> str:
-    """Losses and accuracies of both levels by epoch.
+    """Losses and accuracies of both levels by epoch of the run.
 
     Args:
-        epochs: records with ``epoch`` and ``train_`` and ``valid_`` ``loss`` and ``accuracy`` [fraction].
-        arch_start_epoch: first epoch in which the alphas learn; marked if it is not the first.
+        epochs: records with ``epoch`` and ``train_`` and ``valid_`` ``loss`` and ``accuracy`` [fraction], and where the
+            run has stages ``stage`` and ``stage_epoch``.
+        arch_start_epoch: first epoch of a stage in which the alphas learn; marked if it is not the first.
         labels: names of the ``train_`` and the ``valid_`` curves; a curve without values is left out.
+        events: what to mark.
 
     Returns:
         SVG.
     """
     figure, axes_by_place = panels(1, 2, height=3.1)
     left, right = axes_by_place.values()
-    x = [number(record.get("epoch")) for record in epochs]
+    starts = _starts(epochs, arch_start_epoch) if arch_start_epoch > 0 else []
+    style: dict[str, Any] = {"linewidth": 1.8, "marker": marker_of(epochs), "markersize": 4}
     for axes, what, title, scale in ((left, "loss", "Cross-entropy", 1.0), (right, "accuracy", "Accuracy", 100.0)):
         for level, colour, label in (("train", _TRAIN, labels[0]), ("valid", _VALID, labels[1])):
             y = [scale * number(record.get(f"{level}_{what}")) for record in epochs]
             if not all(map(math.isnan, y)):
-                axes.plot(x, y, color=colour, linewidth=1.8, marker=_marker(x), markersize=4, label=label)
+                axes.plot(*broken(epochs, y), color=colour, label=label, **style)
         style_axes(axes, title=title, xlabel="epoch", ylabel="nats" if what == "loss" else "percent")
-        if arch_start_epoch > 0:
-            axes.axvline(arch_start_epoch, color=COLOURS["muted"].light, linewidth=1, linestyle=(0, (2, 2)))
+        for start in starts:
+            axes.axvline(start, color=COLOURS["muted"].light, linewidth=1, linestyle=(0, (2, 2)))
+        if starts:
             axes.annotate(
                 "alphas start",
-                (arch_start_epoch, 1.0),
+                (starts[0], 1.0),
                 xycoords=("data", "axes fraction"),
                 xytext=(4, -8),
                 textcoords="offset points",
                 fontsize=8,
                 color=COLOURS["muted"].light,
             )
+    mark_events((left, right), events)
     _legend(right)
     return figure_to_svg(figure, title="Losses and accuracies by epoch")
 
 
-def plot_counts(epochs: Sequence[Record]) -> str:
-    """Skip connections and parameters of the derived network, and the entropy of the mixing weights, by epoch.
+def plot_counts(epochs: Sequence[Record], *, events: Sequence[Event] = ()) -> str:
+    """Skip connections and parameters of the derived network, the entropy of the mixing weights, and where it was
+    measured the dominant eigenvalue of the validation loss's Hessian with respect to the alphas, by epoch of the run.
 
     Where there are more than two architecture keys (unshared cells), skips are added up and entropies averaged.
 
     Args:
         epochs: records of kind ``epoch``.
+        events: what to mark.
 
     Returns:
         SVG.
     """
-    figure, axes_by_place = panels(1, 3, height=2.8)
-    skips, parameters, entropy = axes_by_place.values()
-    x = [number(record.get("epoch")) for record in epochs]
-    stairs: dict[str, Any] = {"linewidth": 1.8, "marker": _marker(x), "markersize": 4, "drawstyle": "steps-mid"}
+    measured = [record for record in epochs if not math.isnan(number(record.get("eigenvalue")))]
+    figure, axes_by_place = panels(2, 2, height=5.6, gaps=(0.72, 0.9)) if measured else panels(1, 3, height=2.8)
+    skips, parameters, entropy, *eigenvalue = axes_by_place.values()
+    stairs: dict[str, Any] = {"linewidth": 1.8, "marker": marker_of(epochs), "markersize": 4, "drawstyle": "steps-mid"}
     for label, style, y in _by_key(epochs, "skips", sum):
-        skips.plot(x, y, label=label, **stairs, **style)
+        skips.plot(*broken(epochs, y), label=label, **stairs, **style)
     for label, style, y in _by_key(epochs, "entropy", lambda values: sum(values) / len(values)):
-        entropy.plot(x, y, label=label, **stairs | {"drawstyle": "default"}, **style)
+        entropy.plot(*broken(epochs, y), label=label, **stairs | {"drawstyle": "default"}, **style)
     thousands = [number(record.get("parameters")) / 1e3 for record in epochs]
-    parameters.plot(x, thousands, color=COLOURS["skip_connect"].light, **stairs)
+    parameters.plot(*broken(epochs, thousands), color=COLOURS["skip_connect"].light, **stairs)
     style_axes(skips, title="Skip connections", xlabel="epoch", ylabel="edges of the derived cells")
     style_axes(parameters, title="Parameters", xlabel="epoch", ylabel="thousands, derived network")
     style_axes(entropy, title="Entropy of the mixing weights", xlabel="epoch", ylabel="nats, mean over edges")
@@ -89,9 +98,23 @@ def plot_counts(epochs: Sequence[Record]) -> str:
     for axes in (skips, parameters, entropy):
         top = float(axes.dataLim.ymax)
         axes.set_ylim(0, 1.15 * top if 0 < top < math.inf else 1)
+    for axes in eigenvalue:
+        _draw_eigenvalue(axes, epochs)
+        axes.set_xlim(skips.get_xlim())
     for axes in (skips, entropy):
         _legend(axes)
-    return figure_to_svg(figure, title="Skip connections, parameters and entropy by epoch")
+    mark_events((skips, parameters, entropy, *eigenvalue), events)
+    named = ", parameters, entropy and eigenvalue" if measured else ", parameters and entropy"
+    return figure_to_svg(figure, title=f"Skip connections{named} by epoch")
+
+
+def _draw_eigenvalue(axes: Axes, epochs: Sequence[Record]) -> None:
+    """The measured values as dots, joined where no model ended between them: most epochs measure none."""
+    for segment in segments(epochs):
+        points = [(number(record.get("epoch")), number(record.get("eigenvalue"))) for record in segment.records]
+        points = [(x, y) for x, y in points if not math.isnan(y)]
+        axes.plot([x for x, _ in points], [y for _, y in points], "o-", color=_VALID, linewidth=1.4, markersize=4)
+    style_axes(axes, title="Dominant eigenvalue", xlabel="epoch", ylabel="of the Hessian by the alphas")
 
 
 def plot_hypergradient(checks: Sequence[Record]) -> str:
@@ -204,8 +227,14 @@ def _by_key(
     return [(f"all {len(keys)} cells", {"color": _TRAIN}, [pool(row) for row in values])]
 
 
-def _marker(x: Sequence[float]) -> str:
-    return "o" if len(x) < _FEW else ""
+def _starts(epochs: Sequence[Record], arch_start_epoch: int) -> list[float]:
+    """Epochs of the run in which the alphas start to learn: one a stage."""
+    found: dict[int, float] = {}
+    for segment in segments(epochs):
+        first, last = segment.stage_epochs
+        if first <= arch_start_epoch <= last:
+            found.setdefault(segment.stage, segment.epochs[0] + arch_start_epoch - first)
+    return list(found.values()) or [float(arch_start_epoch)]
 
 
 def _legend(axes: Axes) -> None:

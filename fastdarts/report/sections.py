@@ -8,6 +8,7 @@ from typing import Any
 
 from fastdarts.report.drawing import cell_scenes, legend_entries
 from fastdarts.report.figure import inline
+from fastdarts.report.history import answer_epoch
 from fastdarts.report.markup import Markup, element, table
 from fastdarts.report.plots import plot_comparison
 from fastdarts.report.records import RunRecords, number
@@ -49,6 +50,7 @@ def cells_section(run: RunRecords) -> Markup:
     return element(
         "section",
         element("h2", heading),
+        *(element("p", sentence) for sentence in _origin(run)),
         element("div", *drawings, class_="cells"),
         element("ul", *legend, class_="legend"),
         text,
@@ -82,6 +84,21 @@ def comparison_section(run: RunRecords) -> Markup:
     )
 
 
+def _origin(run: RunRecords) -> list[str]:
+    """Which epoch the genotype is from, where that is not the last one."""
+    if run.kind != "search" or run.result is None or run.genotype is None:
+        return []
+    epoch = answer_epoch(run)
+    if epoch is None:
+        return []
+    derived = next((each.get("text") for each in run.epoch_files if each["epoch"] == epoch), None)
+    if derived is not None and derived != run.genotype.text():
+        return [f"It was selected after the search; the one derived after epoch {epoch} is another."]
+    if epoch == run.epochs[-1]["epoch"]:
+        return []
+    return [f"It is that of epoch {epoch}, not of the last one, {run.epochs[-1]['epoch']}; see what happened below."]
+
+
 def _about(run: RunRecords) -> str:
     settings = run.settings
     space, data, seed = (settings.get(key, MISSING) for key in ("space", "data", "seed"))
@@ -101,7 +118,8 @@ def _progress(run: RunRecords) -> list[str]:
     planned, done = run.settings.get("epochs"), len(run.epochs)
     if run.kind == "compare" or run.result is not None or (run.kind == "retrain" and run.retrain is not None):
         return []
-    of = f" of {planned}" if isinstance(planned, int) else ""
+    # Epochs that a rollback took back are run again, so there may be more than were planned.
+    of = f" of {planned}" if isinstance(planned, int) and done <= planned else ""
     if not done:
         steps = f" {plural(len(run.steps), 'step')} of the first epoch are on record." if run.steps else ""
         return [f"No epoch{of} has been finished: the run is still going or was interrupted.{steps}"]

@@ -1,0 +1,306 @@
+"""Many runs behind one command: `search --searches N`, `search --grid NAME=A,B` and `compare --methods a,b`."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fastdarts.errors import UserError
+
+__all__ = [
+    "Grid",
+    "Jobs",
+    "Methods",
+    "SearchSettings",
+    "Searches",
+    "Seeds",
+    "SelectEpochs",
+    "check_beside",
+    "check_single",
+    "compare_with_random",
+    "continue_several",
+    "holds_several",
+    "print_methods",
+    "search_several",
+]
+
+Grid = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=A,B", help="Search with each value, e.g. weight_decay=3e-4,9e-4. Repeatable."),
+]
+Jobs = Annotated[int, typer.Option(help="Processes at a time, where there are several runs.")]
+Methods = Annotated[str, typer.Option(help="Compare these search methods with random choice instead: a,b,c.")]
+SearchSettings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--search-set", metavar="NAME=VALUE", help="With --methods: of the searches; METHOD:NAME=VALUE of one method's."
+    ),
+]
+Searches = Annotated[int, typer.Option(help="Search so often, with this seed and the next ones; validation chooses.")]
+Seeds = Annotated[
+    str,
+    typer.Option(help="Seeds, e.g. 0,1,2; with --methods a single N means 0 to N - 1. (default: 0; --methods 5)"),
+]
+SelectEpochs = Annotated[
+    int | None,
+    typer.Option(help="Epochs of the trainings by which several searches are judged. (default: 100; digits 15)"),
+]
+
+_MOST = 1000
+_UNSAFE = re.compile(r"[^A-Za-z0-9.+-]+")
+
+
+def search_several(
+    method: str,
+    data: str,
+    space: str | None,
+    named: Mapping[str, Any],
+    settings: list[str] | None,
+    *,
+    searches: int,
+    grid: list[str] | None,
+    select_epochs: int | None,
+    run: Path,
+    jobs: int,
+    after: Mapping[str, Any],
+    progress: Any,
+    command: str,
+) -> dict[str, Any]:
+    """Search over seeds and a grid, and end with the best as a single search ends.
+
+    Args:
+        method, data, space, named, settings: as :func:`fastdarts.cli.settings.configured` takes them.
+        searches: how many seeds.
+        grid: the texts of ``--grid``.
+        select_epochs: of the trainings that choose; None for the usual number.
+        run: the run folder to create.
+        jobs: processes at a time.
+        after: what follows, from :func:`fastdarts.cli.settings.plan_after`.
+        progress: who watches.
+        command: how it was started.
+
+    Returns:
+        What the command prints.
+
+    Raises:
+        UserError: for what cannot be meant, before anything is written.
+    """
+    from fastdarts import evaluate
+    from fastdarts.cli.settings import configured
+
+    if not 1 <= searches <= _MOST:
+        raise UserError(f"searches is {searches}", f"1 to {_MOST}")
+    cells = _cells(grid)
+    if searches > 1 and any(name == "seed" for name, _ in cells[0]):
+        raise UserError(f"--grid seed beside --searches {searches}", "one of the two")
+    configs = {}
+    for cell in cells:
+        pairs = [f"{name}={value}" for name, value in cell]
+        config, chosen = configured(method, data, space, named, [*(settings or []), *pairs])
+        for seed in range(config.seed, config.seed + searches):
+            parts = [f"{name}-{_UNSAFE.sub('-', value)}" for name, value in cell]
+            name = "_".join(parts + ([f"seed-{seed}"] if searches > 1 else []))
+            if name in configs:
+                raise UserError(f"the grid has {name} twice", "different values")
+            configs[name] = dataclasses.replace(config, seed=seed)
+    budget = {"epochs": select_epochs, "device": config.device, "backend": config.backend}
+    budget = {key: value for key, value in budget.items() if value is not None}
+    selection = evaluate.selection_budget(data, **budget)
+    arguments: dict[str, Any] = {"search_space": chosen, "selection": selection, "jobs": jobs}
+    evaluate.search_many(configs, run, **arguments, progress=progress, command=command, after=after)
+    return _finish(run, progress)
+
+
+def holds_several(run: Path) -> bool:
+    """Whether a run folder is that of several searches."""
+    from fastdarts.runs import RunFolder
+
+    return RunFolder.open(run).config.get("kind") == "searches"
+
+
+def continue_several(run: Path, *, previous: bool, jobs: int, progress: Any) -> dict[str, Any]:
+    """Continue several searches to their end, and print what they would have printed.
+
+    Raises:
+        UserError: for ``--previous``, which would have to say of which search.
+    """
+    from fastdarts import evaluate
+
+    if previous:
+        raise UserError(
+            f"--previous for {run}, which holds several searches",
+            "the folder of one",
+            f"fastdarts search --resume {run / 'searches'}/NAME --previous, then --resume {run}",
+        )
+    evaluate.continue_many(run, jobs=jobs, progress=progress)
+    return _finish(run, progress)
+
+
+def compare_with_random(
+    methods: str,
+    seeds: str,
+    *,
+    data: str,
+    space: str | None,
+    run: Path | None,
+    named: Mapping[str, Any],
+    settings: list[str] | None,
+    search_settings: list[str] | None,
+    jobs: int,
+    progress: Any,
+    command: str,
+) -> dict[str, Any]:
+    """Compare methods with random choice, and write the page.
+
+    Args:
+        methods: names with commas.
+        seeds: numbers with commas, or one number of seeds; empty for 5.
+        data: name of a data set.
+        space: name or file of the space of all; None for DARTS'.
+        run: the folder; None for ``runs/compare-methods-DATA``, or beside it where the settings are others.
+        named: settings of the trainings by their field's name; None where one was not given.
+        settings: the texts of ``--set``.
+        search_settings: the texts of ``--search-set``.
+        jobs: processes at a time.
+        progress: who watches.
+        command: how it was started.
+
+    Returns:
+        The comparison, with ``path`` and ``report``.
+
+    Raises:
+        UserError: for what cannot be meant, before anything is written.
+    """
+    from fastdarts import evaluate
+    from fastdarts.cli.settings import given, read_settings
+    from fastdarts.cli.targets import read_space
+    from fastdarts.report.methods import write_methods_report
+
+    names = [name.strip() for name in methods.split(",") if name.strip()]
+    chosen = read_space(space or "darts")
+    placed = given({name: named.get(name) for name in ("device", "backend", "data_root")})
+    search = placed | _search_settings(search_settings, names)
+    if space is not None and data != "digits":
+        search.setdefault("layers", chosen.layers)
+    arguments: dict[str, Any] = {"seeds": _seeds(seeds), "data": data, "search_space": chosen, "search": search}
+    arguments["training"] = given(named) | read_settings(settings, evaluate.RetrainConfig, named)
+    path = run or evaluate.methods_folder(Path("runs") / f"compare-methods-{data}", names, **arguments)
+    result = evaluate.compare_methods(names, path, **arguments, jobs=jobs, progress=progress, command=command)
+    return result | {"path": str(path), "report": str(write_methods_report(path))}
+
+
+def print_methods(result: Mapping[str, Any], as_json: bool) -> None:
+    """Print a comparison of methods: everything as JSON, or a table and what it shows."""
+    from fastdarts.report.methods import methods_rows, methods_words
+
+    if as_json:
+        typer.echo(json.dumps(result, indent=2))
+        return
+    rows = methods_rows(result)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        typer.echo("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+    for line in ["", *methods_words(result), ""]:
+        typer.echo(line)
+    typer.echo(f"path    {result['path']}\nreport  {result['report']}")
+
+
+def check_beside(context: typer.Context, methods: str) -> None:
+    """Refuse what would be silently ignored: a genotype's options beside --methods, and those of --methods without."""
+    ignored = {"target": "a genotype", "random_cells": "--random-cells"}
+    ignored = ignored if methods else {"search_settings": "--search-set", "jobs": "--jobs"}
+    for name, spelt in ignored.items():
+        if _typed(context, name):
+            what = f"{spelt} was given {'beside' if methods else 'without'} --methods"
+            raise UserError(what, "a genotype to compare with random cells, or --methods a,b,c to compare searches")
+
+
+def check_single(context: typer.Context) -> None:
+    """Refuse the options of several searches for a single one."""
+    for name, spelt in (("select_epochs", "--select-epochs"), ("jobs", "--jobs")):
+        if _typed(context, name):
+            raise UserError(f"{spelt} was given for a single search", "several: --searches N or --grid NAME=A,B")
+
+
+def _typed(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _finish(run: Path, progress: Any) -> dict[str, Any]:
+    from fastdarts import evaluate
+    from fastdarts.cli.afterwards import finish_run
+    from fastdarts.report import draw_png, write_svg
+    from fastdarts.report.searches import write_searches_report
+    from fastdarts.runs import RunFolder
+
+    folder = RunFolder.open(run)
+    best = evaluate.best_search(run)
+    ending = finish_run(best, progress, after=folder.config["after"])
+    write_svg(best.genotype, run / "genotype.svg")
+    draw_png(best.genotype, run / "genotype.png")
+    found = folder.read_json("searches.json")
+    chosen = found["searches"][found["best"]]
+    summary = {"searches": len(found["searches"]), "best": found["best"], **ending}
+    summary |= {"supernet_accuracy": chosen["supernet_accuracy"], "valid_accuracy": chosen["valid_accuracy"]}
+    summary["search_seconds"] = sum(each["seconds"] for each in found["searches"].values())
+    return summary | {"run": str(run), "report": str(write_searches_report(run)), "best_report": ending["report"]}
+
+
+def _cells(grid: Sequence[str] | None) -> list[tuple[tuple[str, str], ...]]:
+    """The combinations of a grid's values, each as (name, value's text) for every axis."""
+    axes: dict[str, list[tuple[str, str]]] = {}
+    for text in grid or []:
+        name, found, values = text.partition("=")
+        name = name.strip().replace("-", "_")
+        # A setting that is itself a list of numbers has its values parted by semicolons.
+        listed = [value.strip() for value in values.split(";" if ";" in values else ",") if value.strip()]
+        if not found or not name or not listed:
+            raise UserError(f"--grid {text}", "NAME=A,B with a setting's name and its values", "as --set takes them")
+        if name in axes:
+            raise UserError(f"--grid {text}: {name} is given twice", "it once")
+        axes[name] = [(name, value) for value in listed]
+    cells = list(itertools.product(*axes.values()))
+    if len(cells) > _MOST:
+        raise UserError(f"the grid has {len(cells)} cells", f"at most {_MOST}")
+    return cells
+
+
+def _search_settings(pairs: list[str] | None, methods: Sequence[str]) -> dict[str, Any]:
+    """``NAME=VALUE`` for all searches, and ``METHOD:NAME=VALUE``, which is read by the method's own options too."""
+    from fastdarts.cli.settings import read_settings
+    from fastdarts.search import SearchConfig, method
+
+    shared: list[str] = []
+    own: dict[str, list[str]] = {}
+    for pair in pairs or []:
+        name, found, rest = pair.partition(":")
+        if not found or "=" in name:
+            shared.append(pair)
+        elif name.strip() in methods:
+            own.setdefault(name.strip(), []).append(rest)
+        else:
+            raise UserError(f"--search-set {pair}", f"METHOD:NAME=VALUE with one of {', '.join(methods)}")
+    values: dict[str, Any] = read_settings(shared, SearchConfig, {})
+    for name, each in own.items():
+        values[name] = read_settings(each, SearchConfig, {}, method(name).options)
+    return values
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    from fastdarts.cli.settings import read_integers
+
+    text = text.strip() or "5"
+    numbers = read_integers(text)
+    if "," in text or len(numbers) != 1:
+        return numbers
+    if not 2 <= numbers[0] <= _MOST:
+        raise UserError(f"--seeds {text} with --methods", f"2 to {_MOST} seeds, or a list such as 0,1,2")
+    return tuple(range(numbers[0]))

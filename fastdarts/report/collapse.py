@@ -1,0 +1,166 @@
+"""The report's answer to "did the search collapse?": its alarms with what to do, its figures, and what guards did."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastdarts.report.history import Alarm, alarms, events, segments
+from fastdarts.report.marks import explain_events
+from fastdarts.report.markup import Markup, element, table
+from fastdarts.report.plots import plot_counts
+from fastdarts.report.records import RunRecords, number
+from fastdarts.report.sections import figure
+from fastdarts.report.words import as_number, plural
+
+__all__ = ["collapse_section"]
+
+_CELLS = {"normal": "the normal cell", "reduce": "the reduction cell"}
+_KINDS = {"skips": "skip connections", "entropy": "entropy", "eigenvalue": "eigenvalue"}
+_SHARED = 2
+
+
+def collapse_section(run: RunRecords) -> Markup:
+    """Alarms and what to do, the figures that a collapse shows in, by epoch, and every intervention of a guard."""
+    watched = ("skips", "entropy", "eigenvalue", "alarms", "guard")
+    if run.kind != "search" or not any(record.get(name) for record in run.epochs for name in watched):
+        return Markup("")
+    happened, raised = events(run.epochs), alarms(run.epochs)
+    caption = (
+        "Of the cells that would be derived after each epoch. Skip connections that take over, and parameters that "
+        "fall, are how DARTS collapses; an entropy near zero means that the search has made up its mind; a dominant "
+        "eigenvalue that grows means that the found architecture sits in a sharp place, which deriving moves it out of "
+        "(Zela et al., ICLR 2020). "
+    )
+    if happened or raised:
+        caption += "Epochs count from 0, as in the files; alarms' and guards' own words from 1, as while it searches. "
+    return element(
+        "section",
+        element("h2", "Did it collapse?"),
+        _verdict(run, raised),
+        *(element("p", sentence) for sentence in _figures(run)),
+        figure(plot_counts(run.epochs, events=happened), "counts", caption + explain_events(happened)),
+        _interventions(run),
+        _stages(run),
+    )
+
+
+def _verdict(run: RunRecords, raised: Sequence[Alarm]) -> Markup:
+    if raised:
+        named = ", ".join(_KINDS.get(alarm.kind, alarm.kind) for alarm in raised)
+        lines = [element("p", element("strong", f"{plural(len(raised), 'alarm')}: {named}"))]
+        return element("div", *lines, *(element("p", _told(alarm)) for alarm in raised), class_="verdict worse")
+    if not any("stage" in record for record in run.epochs):
+        text = "Nobody watched: this run was recorded before searches had alarms. The figures below are all it kept."
+        return element("div", element("p", element("strong", "Not known")), element("p", text), class_="verdict")
+    if not any("arch_loss" in record for record in run.epochs):
+        text = "The alphas learnt in none of these epochs, so there was nothing to watch."
+        return element("div", element("p", element("strong", "No alphas")), element("p", text), class_="verdict")
+    text = "Neither the skip connections of the genotype nor the entropy of the mixing weights "
+    if _measured(run.epochs):
+        text += "nor the eigenvalue raised one."
+    else:
+        text += "raised one; the eigenvalue was not measured (--set eigenvalue_every=2 measures it)."
+    return element("div", element("p", element("strong", "No alarm")), element("p", text), class_="verdict better")
+
+
+def _told(alarm: Alarm) -> str:
+    first, last = alarm.epochs[0], alarm.epochs[-1]
+    when = f"epoch {first}" if first == last else f"epochs {first} to {last}"
+    if first != last and len(alarm.epochs) <= last - first:
+        when = f"{len(alarm.epochs)} of {when}"
+    return f"{_KINDS.get(alarm.kind, alarm.kind).capitalize()}, {when}: {alarm.text}"
+
+
+def _figures(run: RunRecords) -> list[str]:
+    """Skips, entropy and eigenvalue in a sentence each, as far as they were recorded."""
+    sentences = [_skips(run), _entropy(run.epochs), _eigenvalue(run.epochs)]
+    return [sentence for sentence in sentences if sentence]
+
+
+def _skips(run: RunRecords) -> str:
+    first, last = (_counts(run.epochs[k].get("skips")) for k in (0, -1))
+    if not last or run.genotype is None:
+        return ""
+    # A cell keeps as many edges after every epoch, whichever they are.
+    edges = {key: len(list(cell.edges())) for key, cell in run.genotype.cells.items()}
+    if len(last) > _SHARED:
+        parts = [("all cells together", sum(first.values()), sum(last.values()), sum(edges.values()))]
+    else:
+        parts = [(_CELLS.get(key, key), first.get(key, 0), last[key], edges.get(key, 0)) for key in last]
+    told = [f"in {name} {count} of {of} edges ({before} after the first epoch)" for name, before, count, of in parts]
+    return f"Skip connections after the last epoch: {', '.join(told)}."
+
+
+def _entropy(epochs: Sequence[Mapping[str, Any]]) -> str:
+    means = [_mean(record.get("entropy")) for record in epochs]
+    if math.isnan(means[0]) or math.isnan(means[-1]):
+        return ""
+    return (
+        f"Mean entropy of the mixing weights: {as_number(means[0])} nats after the first epoch, "
+        f"{as_number(means[-1])} after the last."
+    )
+
+
+def _eigenvalue(epochs: Sequence[Mapping[str, Any]]) -> str:
+    measured = _measured(epochs)
+    if not measured:
+        return ""
+    values = [number(record["eigenvalue"]) for record in measured]
+    most = max(range(len(values)), key=lambda k: values[k])
+    how = sorted({str(record["eigenvalue_how"]) for record in measured if record.get("eigenvalue_how")})
+    way = f" ({', '.join(how)})" if how else ""
+    text = f"Dominant eigenvalue of the Hessian of the validation loss with respect to the alphas{way}: "
+    if len(values) == 1:
+        return f"{text}{as_number(values[0])} at epoch {measured[0]['epoch']}, the only measurement."
+    return (
+        f"{text}{as_number(values[0])} at epoch {measured[0]['epoch']}, {as_number(values[-1])} at epoch "
+        f"{measured[-1]['epoch']}, at most {as_number(values[most])} at epoch {measured[most]['epoch']}."
+    )
+
+
+def _interventions(run: RunRecords) -> Markup:
+    rows = [[str(event.epoch), event.guard or "planned", event.done, event.why] for event in events(run.epochs)]
+    if not rows:
+        return Markup("")
+    return element("div", element("h3", "What happened"), table(["After epoch", "Guard", "What", "Why"], rows))
+
+
+def _stages(run: RunRecords) -> Markup:
+    """Epochs of the run beside those of the stage, where the two differ."""
+    found = segments(run.epochs)
+    if len(found) < 2:
+        return Markup("")
+    candidates = {each["epoch"]: _candidates(each) for each in run.epoch_files}
+    rows = []
+    for segment in found:
+        first, last = segment.epochs
+        known = [candidates[epoch] for epoch in range(first, last + 1) if candidates.get(epoch)]
+        row = [str(segment.stage + 1), _span(segment.epochs), _span(segment.stage_epochs)]
+        rows.append([*row, known[-1] if known else "not recorded"])
+    header = ["Stage", "Epochs of the run", "Epochs of the stage", "Candidates an edge"]
+    text = "A stage's schedules run over its own epochs; a rollback takes those back, never the run's."
+    return element("div", element("h3", "Stages"), table(header, rows), element("p", text, class_="note"))
+
+
+def _candidates(file: Mapping[str, Any]) -> str:
+    counts = {len(edge["primitives"]) for edges in (file.get("edges") or {}).values() for edge in edges}
+    return " to ".join(str(count) for count in sorted({min(counts), max(counts)})) if counts else ""
+
+
+def _measured(epochs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [record for record in epochs if not math.isnan(number(record.get("eigenvalue")))]
+
+
+def _counts(skips: object) -> dict[str, int]:
+    return {str(key): count for key, count in skips.items()} if isinstance(skips, Mapping) else {}
+
+
+def _mean(values: object) -> float:
+    found = [number(value) for value in values.values()] if isinstance(values, Mapping) else []
+    return math.fsum(found) / len(found) if found else math.nan
+
+
+def _span(ends: tuple[int, int]) -> str:
+    return f"{ends[0]} to {ends[1]}" if ends[0] != ends[1] else str(ends[0])
