@@ -42,7 +42,9 @@ __all__ = [
 TARGET_HELP = "A run folder, a published name (DARTS_V2), a file, or a genotype's text."
 
 AsJson = Annotated[bool, Option("--json", help="Print the result as JSON on standard output, nothing else.")]
-Backend = Annotated[str, Option(help="Who computes: auto, reference or cpu; `fastdarts doctor` tells which are live.")]
+Backend = Annotated[
+    str, Option(help="Who computes: auto, reference, cpu, triton or cuda; `fastdarts doctor` tells which are live.")
+]
 BatchSize = Annotated[int | None, Option(help="Images a step. (default: as published; digits 64)")]
 Channels = Annotated[int | None, Option(help="C, the width of the first cells. (default: as published; digits 8)")]
 CheckHypergradient = Annotated[str, Option(help="Epochs to compare finite differences with the exact gradient: 0,10.")]
