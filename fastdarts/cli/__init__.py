@@ -14,6 +14,7 @@ import typer
 
 from fastdarts.cli import methods, options, plan, tabulate
 from fastdarts.cli import searches as several
+from fastdarts.cli.printing import print_result
 from fastdarts.errors import UserError
 
 __all__ = ["app", "main"]
@@ -68,7 +69,7 @@ def search(
     progress = _progress(as_json)
     _check_resumption(context)
     if resume is not None and several.holds_several(resume):
-        _print(several.continue_several(resume, previous=previous, jobs=jobs, progress=progress), as_json)
+        print_result(several.continue_several(resume, previous=previous, jobs=jobs, progress=progress), as_json)
         return
     if searches == 1 and not grid:
         several.check_single(context)
@@ -84,7 +85,7 @@ def search(
         if searches != 1 or grid:
             more = {"searches": searches, "grid": grid, "select_epochs": select_epochs, "jobs": jobs, "after": after}
             more |= {"run": path, "progress": progress, "command": _command()}
-            _print(several.search_several(method, data, space, named, settings, **more), as_json)
+            print_result(several.search_several(method, data, space, named, settings, **more), as_json)
             return
         config, chosen_space = configured(method, data, space, named, settings)
         result = searching.search(
@@ -95,7 +96,7 @@ def search(
             command=_command(),
             after=after,
         )
-    _print(finish_run(result, progress), as_json)
+    print_result(finish_run(result, progress), as_json)
 
 
 @app.command(epilog="Examples: fastdarts retrain runs/mine | fastdarts retrain DARTS_V2 --data cifar10 --root ~/data")
@@ -135,7 +136,7 @@ def retrain(
         config = evaluate.RetrainConfig(genotype=chosen.genotype.text(), **retraining(chosen, named, settings))
         path = run or _new_run("retrain")
         result = evaluate.retrain(config, path, progress=progress, command=_command())
-    _print({key: value for key, value in result.items() if key not in ("genotype", "history")}, as_json)
+    print_result({key: value for key, value in result.items() if key not in ("genotype", "history")}, as_json)
 
 
 @app.command(
@@ -196,7 +197,7 @@ def compare(
     summary |= {"found_accuracy": result["found"]["mean"], "path": str(path)}
     if chosen.run is not None and chosen.run.config["kind"] == "search":
         summary["report"] = str(record_comparison(chosen.run.path, result))
-    _print(summary, as_json)
+    print_result(summary, as_json)
 
 
 @app.command(epilog="Examples: fastdarts show PC_DARTS_cifar | fastdarts show runs/mine --png cell.png")
@@ -228,7 +229,7 @@ def show(
         result["genotype"] = chosen.genotype.to_json()
     else:
         console().print(reporting.draw_terminal(chosen.genotype))
-    _print(result, as_json)
+    print_result(result, as_json)
 
 
 app.command(epilog="Example: fastdarts methods gdas")(methods.methods)
@@ -287,23 +288,6 @@ def _progress(quiet: bool) -> Any:
 
 def _command() -> str:
     return shlex.join(["fastdarts", *sys.argv[1:]])
-
-
-def _print(result: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps(result, indent=2))
-        return
-    width = max(len(key) for key in result)
-    for key, value in result.items():
-        typer.echo(f"{key:<{width}}  {_text(value)}")
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(map(_text, value))
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_text(each)}" for key, each in value.items())
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from fastdarts.cli import options
+from fastdarts.cli.printing import print_result
 from fastdarts.errors import UserError
 
 __all__ = ["tabulate"]
@@ -73,7 +74,7 @@ def tabulate(
     if output is not None:
         with storage_errors(str(output)):
             replace_file(output, (json.dumps(table.to_json(), indent=1) + "\n").encode("ascii"))
-    _print(_summary(table) | {"table": str(output or path / "table.json")}, as_json)
+    print_result(_summary(table) | {"table": str(output or path / "table.json")}, as_json)
 
 
 def _summary(table: Any) -> dict[str, Any]:
@@ -90,13 +91,3 @@ def _summary(table: Any) -> dict[str, Any]:
         "std_regret": spread,
         "standard_error": table.noise(),
     }
-
-
-def _print(result: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps(result, indent=2))
-        return
-    width = max(len(key) for key in result)
-    for key, value in result.items():
-        text = f"{value:.4f}" if isinstance(value, float) else ",".join(map(str, value)) if key == "seeds" else value
-        typer.echo(f"{key:<{width}}  {text}")

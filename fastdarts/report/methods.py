@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from fastdarts.report.files import replace_file
 from fastdarts.report.markup import Markup, element, table
 from fastdarts.report.palette import COLOURS
 from fastdarts.report.records import number
-from fastdarts.report.style import stylesheet
+from fastdarts.report.style import document
 from fastdarts.report.words import MISSING, as_count, as_duration, as_percent, plural
 from fastdarts.runs import RunFolder
 
@@ -200,13 +199,7 @@ def _page(comparison: Mapping[str, Any], folder: RunFolder, svg: str) -> str:
         _by_seed(comparison),
         _repetition(comparison, folder),
     )
-    head = element(
-        "head",
-        Markup('<meta charset="utf-8">\n<meta name="viewport" content="width=device-width,initial-scale=1">\n'),
-        Markup(f"<title>{escape(heading)}</title>\n"),
-        Markup(f"<style>{stylesheet()}</style>\n"),
-    )
-    return "<!DOCTYPE html>\n" + element("html", head, element("body", body), lang="en")
+    return document(heading, body)
 
 
 def _about(comparison: Mapping[str, Any]) -> str:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from html import escape
 from pathlib import Path
 
 from fastdarts.report import collapse, details, sections
 from fastdarts.report.files import replace_file
-from fastdarts.report.markup import Markup, element
+from fastdarts.report.markup import element
 from fastdarts.report.records import RunRecords, read_run
-from fastdarts.report.style import stylesheet
+from fastdarts.report.style import document
 
 __all__ = ["render_report", "write_report"]
 
@@ -59,10 +58,4 @@ def render_report(run: RunRecords, *, title: str | None = None) -> str:
         details.reproduction_section(run),
         details.files_section(run),
     )
-    head = element(
-        "head",
-        Markup('<meta charset="utf-8">\n<meta name="viewport" content="width=device-width,initial-scale=1">\n'),
-        Markup(f"<title>{escape(heading)}</title>\n"),
-        Markup(f"<style>{stylesheet()}</style>\n"),
-    )
-    return "<!DOCTYPE html>\n" + element("html", head, element("body", body), lang="en")
+    return document(heading, body)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from fastdarts.report.files import replace_file
 from fastdarts.report.markup import Markup, element, table
 from fastdarts.report.palette import COLOURS
 from fastdarts.report.records import number
-from fastdarts.report.style import stylesheet
+from fastdarts.report.style import document
 from fastdarts.report.words import as_count, as_duration, as_percent, plural
 from fastdarts.runs import RunFolder
 from fastdarts.spaces import Genotype
@@ -110,13 +109,7 @@ def _page(found: Mapping[str, Any], folder: RunFolder) -> str:
         element("h2", "How to repeat it"),
         element("pre", folder.config.get("command") or "from Python: fastdarts.evaluate.search_many"),
     )
-    head = element(
-        "head",
-        Markup('<meta charset="utf-8">\n<meta name="viewport" content="width=device-width,initial-scale=1">\n'),
-        Markup(f"<title>{escape(heading)}</title>\n"),
-        Markup(f"<style>{stylesheet()}</style>\n"),
-    )
-    return "<!DOCTYPE html>\n" + element("html", head, element("body", body), lang="en")
+    return document(heading, body)
 
 
 def _about(found: Mapping[str, Any], folder: RunFolder) -> str:

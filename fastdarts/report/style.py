@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from html import escape
+
+from fastdarts.report.markup import Markup, element
 from fastdarts.report.palette import COLOURS, FONT
 
-__all__ = ["stylesheet"]
+__all__ = ["document", "stylesheet"]
 
 _RULES = """
 *{box-sizing:border-box}
@@ -60,3 +63,19 @@ def stylesheet() -> str:
     drawn = "".join(f".{short}-{key}{{{rule}:var(--{key})}}" for key in COLOURS for short, rule in uses)
     scheme = f":root{{color-scheme:light dark;{light}}}@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}"
     return scheme + _RULES.replace("@FONT@", FONT) + drawn
+
+
+def document(heading: str, body: Markup) -> str:
+    """A page of its own as HTML text.
+
+    Args:
+        heading: what the browser calls it.
+        body: what it shows.
+    """
+    head = element(
+        "head",
+        Markup('<meta charset="utf-8">\n<meta name="viewport" content="width=device-width,initial-scale=1">\n'),
+        Markup(f"<title>{escape(heading)}</title>\n"),
+        Markup(f"<style>{stylesheet()}</style>\n"),
+    )
+    return "<!DOCTYPE html>\n" + element("html", head, element("body", body), lang="en")

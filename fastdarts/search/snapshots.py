@@ -50,7 +50,8 @@ class Snapshots:
 
 def _copied(value: Any) -> Any:
     if isinstance(value, Tensor):
-        return value.detach().clone()
+        # On the host: a GPU's memory is for the search.
+        return value.detach().to("cpu", copy=True)
     if isinstance(value, Mapping):
         return {key: _copied(each) for key, each in value.items()}
     return [_copied(each) for each in value] if isinstance(value, list) else value
