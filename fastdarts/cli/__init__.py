@@ -78,12 +78,24 @@ def search(
     else:
         data = data or "digits"
         after = plan_after(data, retrain_epochs, random_cells)
-        named = {"epochs": epochs, "batch_size": batch_size, "channels": channels, "layers": layers, "seed": seed}
+        named: dict[str, Any] = {
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "channels": channels,
+            "layers": layers,
+            "seed": seed,
+        }
         named |= {"hypergradient": hypergradient, "data_root": absolute(root), "device": device, "backend": backend}
         named |= {"memory": memory, "graph": graph, "check_hypergradient": read_integers(check_hypergradient)}
         path = run or _new_run(f"{method}-{data}")
         if searches != 1 or grid:
-            more = {"searches": searches, "grid": grid, "select_epochs": select_epochs, "jobs": jobs, "after": after}
+            more: dict[str, Any] = {
+                "searches": searches,
+                "grid": grid,
+                "select_epochs": select_epochs,
+                "jobs": jobs,
+                "after": after,
+            }
             more |= {"run": path, "progress": progress, "command": _command()}
             print_result(several.search_several(method, data, space, named, settings, **more), as_json)
             return
@@ -131,7 +143,13 @@ def retrain(
         chosen = read_target(target)
         if chosen.note:
             progress.note(chosen.note)
-        named = {"epochs": epochs, "batch_size": batch_size, "channels": channels, "layers": layers, "seed": seed}
+        named: dict[str, Any] = {
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "channels": channels,
+            "layers": layers,
+            "seed": seed,
+        }
         named |= {"data": data, "data_root": absolute(root), "device": device, "backend": backend}
         config = evaluate.RetrainConfig(genotype=chosen.genotype.text(), **retraining(chosen, named, settings))
         path = run or _new_run("retrain")
@@ -174,10 +192,15 @@ def compare(
     from fastdarts.cli.targets import read_space, read_target
 
     several.check_beside(context, methods)
-    named = {"epochs": epochs, "batch_size": batch_size, "channels": channels, "layers": layers}
+    named: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "channels": channels, "layers": layers}
     named |= {"data_root": absolute(root), "device": device, "backend": backend}
     if methods:
-        more = {"settings": settings, "search_settings": search_settings, "jobs": jobs, "command": _command()}
+        more: dict[str, Any] = {
+            "settings": settings,
+            "search_settings": search_settings,
+            "jobs": jobs,
+            "command": _command(),
+        }
         more |= {"data": data or "digits", "space": space, "run": run, "progress": _progress(as_json)}
         several.print_methods(several.compare_with_random(methods, seeds, named=named, **more), as_json)
         return
@@ -185,7 +208,7 @@ def compare(
     if chosen.note:
         raise UserError(chosen.note, "a finished search", "finish it with fastdarts search --resume")
     named["data"] = data
-    arguments = {
+    arguments: dict[str, Any] = {
         "search_space": (None if space else chosen.space()) or read_space(space or "darts"),
         "settings": retraining(chosen, named, settings),
         "random_cells": random_cells,

@@ -242,8 +242,8 @@ class _Many:
             }
         best = max(entries, key=lambda name: entries[name]["valid_accuracy"])
         images = [len(each) for each in self.levels]
-        config = next(iter(trainings.values())).config
-        settings = {key: getattr(config, key) for key in ("epochs", "channels", "layers", "batch_size", "seed")}
+        trained_as = next(iter(trainings.values())).config
+        settings = {key: getattr(trained_as, key) for key in ("epochs", "channels", "layers", "batch_size", "seed")}
         return {"best": best, "searches": entries, "selection": settings, "images": images}
 
     def _trained(self, genotype: Genotype) -> RetrainConfig:

@@ -222,7 +222,7 @@ def check_fields(
     Raises:
         UserError: naming the first field that is wrong.
     """
-    kinds = {"int": int, "float": (int, float), "bool": bool, "str": str, "str | None": (str, type(None))}
+    kinds: dict[str, Any] = {"int": int, "float": (int, float), "bool": bool, "str": str, "str | None": (str, type(None))}
     kinds["tuple[int, ...]"] = tuple
     for each in dataclasses.fields(config):
         value, kind = getattr(config, each.name), kinds.get(str(each.type))

@@ -17,6 +17,9 @@ from fastdarts.spaces import Genotype, random_genotype
 
 __all__ = ["SharedWeights"]
 
+# Architectures between two lines to whoever waits; on CIFAR-10 the 1000 take minutes.
+_TOLD = 100
+
 
 class SharedWeights(StrongestEdges):
     """Sample architectures, validate each on a few batches with the supernet's weights, and the best of them on all.
@@ -47,7 +50,11 @@ class SharedWeights(StrongestEdges):
         finished.note(f"validating {len(drawn)} random architectures on {len(few)} batches each")
         training = model.training
         model.eval()
-        first = {genotype: _merit(model, genotype, few) for genotype in drawn}
+        first = {}
+        for genotype in drawn:
+            first[genotype] = _merit(model, genotype, few)
+            if len(first) % _TOLD == 0:
+                finished.note(f"validated {len(first)} of {len(drawn)} random architectures")
         best = sorted(first, key=first.__getitem__)[: self.finalists]
         last = {genotype: _merit(model, genotype, finished.valid()) for genotype in best}
         model.train(training)
