@@ -222,8 +222,8 @@ def check_fields(
     Raises:
         UserError: naming the first field that is wrong.
     """
-    kinds: dict[str, Any] = {"int": int, "float": (int, float), "bool": bool, "str": str, "str | None": (str, type(None))}
-    kinds["tuple[int, ...]"] = tuple
+    kinds: dict[str, Any] = {"int": int, "float": (int, float), "bool": bool, "str": str}
+    kinds |= {"str | None": (str, type(None)), "tuple[int, ...]": tuple}
     for each in dataclasses.fields(config):
         value, kind = getattr(config, each.name), kinds.get(str(each.type))
         if kind is None:
