@@ -209,6 +209,16 @@ def test_adapting_against_the_published_recursion() -> None:
     assert {len(events) for events in found.values()} == {0, 1, 2}
 
 
+def test_a_rise_soon_after_a_rollback_leads_behind_it() -> None:
+    """One after epoch 28 leads to 16; the next, after epoch 24 with more decay, to 12."""
+
+    def value(epoch: int, decay: float) -> float:
+        return 10.0 if epoch >= (28 if decay < 1e-3 else 24) else 1.0
+
+    assert [event[:2] for event in run_guard(value)] == [(28, 16), (24, 12)]
+    assert [event[:2] for event in recursion(value, 0, {}, 3e-4)] == [(28, 16), (24, 12)]
+
+
 @pytest.mark.parametrize(
     ("decay", "factor", "largest", "steps"),
     [(3e-4, 10.0, 0.03, [3e-3, 0.03]), (3e-4, 3.0, 243e-4, [9e-4, 27e-4, 81e-4, 243e-4]), (0.02, 10.0, 0.03, [0.03])],
@@ -236,7 +246,7 @@ def test_published_settings() -> None:
         (guard, *_) = compose(config).guards
         assert guard.rule == Rise(window=5, delta=4, factor=1.3, start_epoch=10)  # type: ignore[attr-defined]
     assert isinstance(guard, AdaptiveWeightDecay)
-    assert (guard.weight_decay, guard.factor, guard.largest, guard.memory) == (3e-4, 10.0, 0.03, 12)
+    assert (guard.weight_decay, guard.factor, guard.largest, guard.memory) == (3e-4, 10.0, 0.03, 24)
     config = configure("r-darts-l2", data="cifar10", space="s3")
     assert (config.hypergradient, config.weight_decay, config.ramp, config.layers) == ("second", 81e-4, True, 8)
     assert all("Zela" in METHODS[f"r-darts-{kind}"].source for kind in ("es", "ada", "l2"))

@@ -187,6 +187,14 @@ def test_a_killed_table_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest
     assert {path: path.stat().st_mtime_ns for path in done} == done
 
 
+def test_more_seeds_join_those_that_are_there(tmp_path: Path) -> None:
+    one = _table(tmp_path)
+    done = {path: path.stat().st_mtime_ns for path in (tmp_path / "table" / "networks").iterdir()}
+    two = _table(tmp_path, seeds=(0, 1))
+    assert [network.test[:1] for network in two.networks] == [network.test for network in one.networks]
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+
+
 @pytest.mark.slow
 def test_several_processes_make_the_same_table(tmp_path: Path) -> None:
     assert _table(tmp_path / "two", jobs=2) == _table(tmp_path / "one")
@@ -225,7 +233,7 @@ def test_a_space_too_large_is_refused(tmp_path: Path) -> None:
 
 def test_a_folder_of_another_budget_is_refused(tmp_path: Path) -> None:
     _table(tmp_path)
-    with pytest.raises(UserError, match="begun with another space, budget, portion or seeds"):
+    with pytest.raises(UserError, match="begun with another space, budget or portion"):
         _table(tmp_path, settings=SETTINGS | {"epochs": 2})
 
 

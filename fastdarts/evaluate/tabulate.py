@@ -83,7 +83,8 @@ def tabulate(
 
     Args:
         space: at most some thousand networks.
-        path: the folder of the table, new or begun earlier with the same arguments.
+        path: the folder of the table, new or begun earlier with the same arguments; with more seeds only those are
+            trained that are not there.
         settings: the budget, from :func:`fastdarts.evaluate.budget`.
         seeds: of the trainings and of the parting of the training set; every network is trained with each.
         portion: share of the training set that trains weights; the rest validates.
@@ -107,7 +108,7 @@ def tabulate(
         raise UserError(f"jobs is {jobs}", "at least 1")
     settings, configs = _trainings(space, settings, seeds)
     first = configs[0][0]
-    record = {"kind": "table", "space": space.to_json(), "portion": portion, "settings": settings, "seeds": list(seeds)}
+    record = {"kind": "table", "space": space.to_json(), "portion": portion, "settings": settings}
     record = json.loads(json.dumps(record))
     root = Path(path)
     if not begun(root):
@@ -119,7 +120,7 @@ def tabulate(
     with RunFolder.open(root) if begun(root) else RunFolder.create(root, kept) as folder:
         if any(folder.config.get(name) != value for name, value in record.items()):
             raise UserError(
-                f"{root} was begun with another space, budget, portion or seeds",
+                f"{root} was begun with another space, budget or portion",
                 "the arguments that began it",
                 "repeat them, or name another folder (--run)",
             )

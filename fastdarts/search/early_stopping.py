@@ -187,13 +187,24 @@ class AdaptiveWeightDecay(Guard):
             )
         self.rule, self.every = rule, every
         self.factor, self.largest, self.weight_decay = factor, largest, weight_decay
-        self.memory = rule.lag * every
+        # A rise soon after a rollback leads back behind where that one led.
+        self.memory = max(1, self._rollbacks()) * rule.lag * every
         self._history = EigenvalueHistory()
 
     @property
     def final(self) -> bool:
         """Whether the weight decay has arrived, so that there is no further rollback."""
-        return self.weight_decay >= self.largest or round(math.log(self.largest) / math.log(self.weight_decay), 1) == 1
+        return self._arrived(self.weight_decay)
+
+    def _arrived(self, weight_decay: float) -> bool:
+        return weight_decay >= self.largest or round(math.log(self.largest) / math.log(weight_decay), 1) == 1
+
+    def _rollbacks(self) -> int:
+        """How many there can be."""
+        count, weight_decay = 0, self.weight_decay
+        while not self._arrived(weight_decay):
+            count, weight_decay = count + 1, min(weight_decay * self.factor, self.largest)
+        return count
 
     def keeps(self, stage_epoch: int) -> bool:
         return stage_epoch % self.every == 0 and stage_epoch >= self.rule.start_epoch and not self.final
