@@ -36,7 +36,7 @@ def plot(methods: Mapping[str, Sequence[Run]], *, chance: float, epochs: int) ->
     """
     bands = -(-len(methods) // _COLUMNS)
     places = [(2 * (k // _COLUMNS) + row, k % _COLUMNS) for k in range(len(methods)) for row in (0, 1)]
-    figure, axes = panels(2 * bands, _COLUMNS, height=3.6 * bands + 0.4, gaps=(0.42, 0.5), places=places)
+    figure, axes = panels(2 * bands, _COLUMNS, height=4.0 * bands + 0.3, gaps=(0.42, 0.74), places=places)
     highest = max([100 * chance, *(100 * max(run["regrets"]) for runs in methods.values() for run in runs)])
     values = [value for runs in methods.values() for run in runs for _, value in run["eigenvalues"] if value > 0]
     length = max([epochs, *(len(run["regrets"]) for runs in methods.values() for run in runs)])

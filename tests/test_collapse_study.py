@@ -76,8 +76,8 @@ def test_a_search_is_measured_against_the_table(table: Table, tmp_path: Path) ->
 
 def _run(regrets: list[float], **values: Any) -> dict[str, Any]:
     last = regrets[-1]
-    run = {"seed": 0, "regrets": regrets, "regret": last, "skips": 1, "seconds": 2.0, "eigenvalues": [], "guards": []}
-    return run | values
+    run = {"seed": 0, "regrets": regrets, "regret": last, "skips": 1, "pools": 0}
+    return run | {"eigenvalues": [], "guards": []} | values
 
 
 def test_a_search_that_stopped_early_goes_on_as_its_answer() -> None:
@@ -97,9 +97,9 @@ def test_the_plot_names_every_method_and_marks_what_guards_did() -> None:
 
 def test_the_summary_by_hand(table: Table) -> None:
     """Answers 10% and 20%, least 5% and 20%, last 30% and 20%: means 15, 12.5, 25, deviations 7.07, 10.61, 7.07."""
-    runs = [_run([0.05, 0.3], regret=0.1), _run([0.4, 0.2], skips=3)]
+    runs = [_run([0.05, 0.3], regret=0.1), _run([0.4, 0.2], skips=3, pools=1)]
     line = collapse.summary(table, {"x": runs})[-1]
-    assert line == "| x | 2 | 15.00 ± 7.07 | 20.00 | 12.50 ± 10.61 | 25.00 ± 7.07 | 2.00 ± 1.41 |  | 2 |"
+    assert line == "| x | 2 | 15.00 ± 7.07 | 20.00 | 12.50 ± 10.61 | 25.00 ± 7.07 | 2.0, 0.5 | 1 |  |"
 
 
 def test_the_correlation_is_of_ranks() -> None:

@@ -271,6 +271,13 @@ def _run(*arguments: str | Path, monkeypatch: pytest.MonkeyPatch) -> int:
     return int(stop.value.code or 0)
 
 
+def test_help_names_every_option_with_a_sentence() -> None:
+    import typer.main
+
+    for parameter in typer.main.get_command(cli.app).commands["tabulate"].params:
+        assert parameter.help or parameter.name == "help", parameter.name
+
+
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     Path("few.json").write_text(json.dumps(FEW.to_json()), encoding="ascii")

@@ -57,7 +57,12 @@ def tabulate(
     if space is None:
         raise UserError("no space was named", "a small one: --space FILE.json", "docs/spaces.md says how to write one")
     chosen, data = read_space(space), data or "digits"
-    named = {"epochs": epochs, "batch_size": batch_size, "channels": channels, "layers": layers or chosen.layers}
+    named: dict[str, Any] = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "channels": channels,
+        "layers": chosen.layers if layers is None else layers,
+    }
     named |= {"data_root": absolute(root), "device": device, "backend": backend}
     overrides = given(named) | read_settings(settings, evaluate.RetrainConfig, named)
     path = run or Path("runs") / f"tabulate-{chosen.name}-{data}"

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from fastdarts._backend import use_backend
 from fastdarts.data import Batches, ImageSet, split_levels
@@ -199,7 +199,7 @@ class Training(Task):
         return json.loads(self.path.read_text(encoding="ascii"))
 
     def _train(self) -> dict[str, Any]:
-        config = self.config
+        config = cast(RetrainConfig, self.config)
         with use_backend(config.backend):
             train, valid, test = _parts(images_of(config, self.images), self.portion, config.seed)
             job = RetrainJob(config, (train, test))
