@@ -11,8 +11,8 @@ from typing import Any
 
 from fastdarts._backend import use_backend
 from fastdarts.errors import UserError
+from fastdarts.evaluate.folders import continued, free_folder
 from fastdarts.evaluate.retrain import RetrainConfig, RetrainJob, Sets, begun, images_of, retrain_once
-from fastdarts.runs import RunFolder
 from fastdarts.search.progress import Progress
 from fastdarts.spaces import Genotype, Space, random_genotype
 
@@ -62,13 +62,8 @@ def compare(
         first = next(iter(configs.values()))
         with use_backend(first.backend):
             RetrainJob(first, images_of(first, sets))
-    with RunFolder.open(root) if begun(root) else RunFolder.create(root, record) as folder:
-        if not _same(folder, record):
-            raise UserError(
-                f"{root} was begun with another genotype, space, seed or budget",
-                "the arguments that began it",
-                "repeat them, or name another folder (--run)",
-            )
+    differs = "another genotype, space, seed or budget"
+    with continued(root, record, differs=differs, expected="the arguments that began it") as folder:
         results = {
             name: retrain_once(config, folder.path / "trainings" / name, sets=sets, progress=progress)
             for name, config in configs.items()
@@ -102,11 +97,7 @@ def comparison_folder(
         UserError: for arguments that :func:`compare` refuses too.
     """
     record = _record(search_space, _trainings(found, search_space, settings, random_cells, seeds)[1])
-    path, number = base, 1
-    while begun(path) and not _same(RunFolder.open(path), record):
-        number += 1
-        path = base.with_name(f"{base.name}-{number}")
-    return path
+    return free_folder(base, record)
 
 
 def _trainings(
@@ -141,10 +132,6 @@ def _record(search_space: Space, configs: Mapping[str, RetrainConfig]) -> dict[s
     """What makes two comparisons the same."""
     trainings = {name: dataclasses.asdict(config) for name, config in configs.items()}
     return {"kind": "compare", "space": search_space.to_json(), "trainings": trainings}
-
-
-def _same(folder: RunFolder, record: Mapping[str, Any]) -> bool:
-    return {**folder.config, "command": ""} == {**record, "command": ""}
 
 
 def statistics(found: Sequence[Mapping[str, Any]], randoms: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]:

@@ -12,10 +12,10 @@ from typing import Any
 
 from fastdarts._backend import use_backend
 from fastdarts.errors import UserError
+from fastdarts.evaluate.folders import continued, free_folder
 from fastdarts.evaluate.paired import compare_paired
 from fastdarts.evaluate.retrain import RetrainConfig, RetrainJob, Sets, begun, budget, images_of
 from fastdarts.evaluate.tasks import Task, run_tasks
-from fastdarts.runs import RunFolder
 from fastdarts.search.config import SearchConfig
 from fastdarts.search.job import SearchJob
 from fastdarts.search.methods import METHODS, configure, method
@@ -138,13 +138,9 @@ def compare_methods(
     if jobs < 1:
         raise UserError(f"jobs is {jobs}", "at least 1")
     _try(plan, root, sets)
-    with RunFolder.open(root) if begun(root) else RunFolder.create(root, record) as folder:
-        if not _same(folder, record):
-            raise UserError(
-                f"{root} was begun with another space, data set, search setting or budget",
-                "the settings that began it; methods and seeds may differ",
-                "repeat them, or name another folder (--run)",
-            )
+    differs = "another space, data set, search setting or budget"
+    expected = "the settings that began it; methods and seeds may differ"
+    with continued(root, record, differs=differs, expected=expected) as folder:
         try:
             result = _run(plan, root, sets, jobs, progress, command)
         except Interrupted as stop:
@@ -173,11 +169,7 @@ def methods_folder(
         UserError: for arguments that :func:`compare_methods` refuses too.
     """
     record = _plan(methods, seeds, data, search_space, search, training).record()
-    path, number = base, 1
-    while begun(path) and not _same(RunFolder.open(path), record):
-        number += 1
-        path = base.with_name(f"{base.name}-{number}")
-    return path
+    return free_folder(base, record)
 
 
 def _plan(
@@ -267,7 +259,3 @@ def _search_path(root: Path, name: str, seed: int) -> Path:
 
 def _training_name(config: RetrainConfig) -> str:
     return f"seed{config.seed}-{hashlib.sha256(config.genotype.encode()).hexdigest()[:12]}"
-
-
-def _same(folder: RunFolder, record: Mapping[str, Any]) -> bool:
-    return {**folder.config, "command": ""} == {**record, "command": ""}

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fastdarts.search._passes import Passes
 
-__all__ = ["EXACT", "RULES", "Problem"]
+__all__ = ["EXACT", "RULES", "Problem", "second_derivative", "slope_of"]
 
 # What each finite-difference kind approximates.
 EXACT: Mapping[str, str] = MappingProxyType({"second": "second-exact", "amended": "amended-exact"})
@@ -75,7 +75,7 @@ def _second(problem: Problem) -> list[Tensor]:
 def _second_exact(problem: Problem) -> list[Tensor]:
     first, v = _unrolled(problem)
     with problem.passes.loss("loss_train", problem.leaves) as loss, _differentiated_twice(problem.kind):
-        mixed = _second_derivative(_slope(loss, problem.weights), problem.alphas, v)
+        mixed = second_derivative(slope_of(loss, problem.weights), problem.alphas, v)
     return _minus(first, problem.lr, mixed)
 
 
@@ -88,9 +88,9 @@ def _amended(problem: Problem) -> list[Tensor]:
 def _amended_exact(problem: Problem) -> list[Tensor]:
     first, v = _validation(problem)
     with problem.passes.loss("loss_train", problem.leaves) as loss, _differentiated_twice(problem.kind):
-        slope = _slope(loss, problem.weights)
-        hv = _second_derivative(slope, problem.weights, v, keep_graph=True)
-        mixed = _second_derivative(slope, problem.alphas, hv)
+        slope = slope_of(loss, problem.weights)
+        hv = second_derivative(slope, problem.weights, v, keep_graph=True)
+        mixed = second_derivative(slope, problem.alphas, hv)
     return _minus(first, problem.eta, mixed)
 
 
@@ -149,7 +149,7 @@ def _norm(tensors: list[Tensor]) -> float:
     return torch.linalg.vector_norm(torch.stack([each.to(norms[0].device) for each in norms])).item()
 
 
-def _slope(loss: Tensor, weights: list[Tensor]) -> list[Tensor]:
+def slope_of(loss: Tensor, weights: list[Tensor]) -> list[Tensor]:
     """``dL/dw`` as a graph of weights and alphas, so that it can be differentiated once more."""
     slope = list(torch.autograd.grad(loss, weights, create_graph=True, materialize_grads=True))
     _refuse_error_nodes(slope)
@@ -174,7 +174,7 @@ def _refuse_error_nodes(tensors: list[Tensor]) -> None:
                 found.append(following)
 
 
-def _second_derivative(
+def second_derivative(
     slope: list[Tensor], wanted: list[Tensor], direction: list[Tensor], *, keep_graph: bool = False
 ) -> list[Tensor]:
     """``d(slope . direction)/dwanted``, one double backward."""

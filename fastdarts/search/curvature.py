@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fastdarts._backend import use_backend
 from fastdarts.errors import UserError
-from fastdarts.search._hypergradient_kinds import _second_derivative, _slope
+from fastdarts.search._hypergradient_kinds import second_derivative, slope_of
 from fastdarts.search._passes import GeneratorStates, ModuleStates
 
 if TYPE_CHECKING:
@@ -241,12 +241,12 @@ def _twice(loss: Loss, entries: _Entries) -> Iterator[Product]:
     """Products with the Hessian by double backward, all from one evaluation of the loss."""
     with torch.enable_grad():
         value = loss()
-        slope = _slope(value, entries.alphas) if value.requires_grad else []
+        slope = slope_of(value, entries.alphas) if value.requires_grad else []
 
     def product(vector: Tensor) -> Tensor:
         if not slope:
             return torch.zeros(entries.size, dtype=torch.float64)
-        return entries.vector(_second_derivative(slope, entries.alphas, entries.tensors(vector), keep_graph=True))
+        return entries.vector(second_derivative(slope, entries.alphas, entries.tensors(vector), keep_graph=True))
 
     yield product
 
