@@ -5,13 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
+from fastdarts.nn import Supernet
 from fastdarts.search import SearchConfig, graph, job, search
 from fastdarts.search._unattended import UnattendedStep
+from fastdarts.search.choices import Choices
 from tests import tiny
 from tests.graph_emulator import Emulator
 
-__all__ = ["assert_recorded_is_the_same"]
+__all__ = ["NOT_RECORDED", "assert_recorded_is_the_same", "emulated"]
+
+# They draw on the host what runs, differentiate twice, or evaluate a loss again with the same random numbers.
+NOT_RECORDED = {"gdas", "proxyless", "random-search", "random-ws", "darts-second-exact"}
+NOT_RECORDED |= {"amended", "amended-s2", "amended-s2-full"}
+
+
+def emulated(monkeypatch: pytest.MonkeyPatch, recorder: Emulator | None, warm_ups: int = 1) -> None:
+    """Let searches take a GPU's steps, and this recorder record them; None runs them as they are."""
+    monkeypatch.setattr(graph, "WARM_UPS", warm_ups)
+    monkeypatch.setattr(job, "new_step", _unattended)
+    monkeypatch.setattr(job, "new_recorder", lambda *_: recorder)
 
 
 def assert_recorded_is_the_same(config: SearchConfig, path: Path, monkeypatch: pytest.MonkeyPatch) -> Emulator:
@@ -21,14 +35,12 @@ def assert_recorded_is_the_same(config: SearchConfig, path: Path, monkeypatch: p
         The recorder, which counts what was recorded and replayed.
     """
     recorder = Emulator()
-    monkeypatch.setattr(graph, "WARM_UPS", 1)
-    monkeypatch.setattr(
-        job,
-        "new_step",
-        lambda config, _, model, choices: UnattendedStep(model, config, choices.relaxation, choices.perturbation),
-    )
     for name, each in (("plain", None), ("recorded", recorder)):
-        monkeypatch.setattr(job, "new_recorder", lambda *_, each=each: each)
+        emulated(monkeypatch, each)
         search(config, path / name, train_set=tiny.images(), search_space=tiny.SPACE)
     tiny.assert_same_run(path / "plain", path / "recorded")
     return recorder
+
+
+def _unattended(config: SearchConfig, _: torch.device, model: Supernet, choices: Choices) -> UnattendedStep:
+    return UnattendedStep(model, config, choices.relaxation, choices.perturbation)

@@ -13,17 +13,17 @@ from torch import Tensor
 from fastdarts.data import Augmentation, Batches
 from fastdarts.nn import Supernet
 from fastdarts.runs import RunFolder
-from fastdarts.search import METHODS, Interrupted, SearchConfig, graph, job, resume, search
+from fastdarts.search import METHODS, Interrupted, SearchConfig, graph, resume, search
 from fastdarts.search._unattended import UnattendedStep
-from fastdarts.search.choices import Choices, Softmax
+from fastdarts.search.choices import Softmax
 from fastdarts.search.figures import evaluate
 from fastdarts.search.graph import Replayed
-from fastdarts.search.methods import compose
 from fastdarts.search.step import SearchStep
 from fastdarts.search.stepper import Evaluation, Inputs, Stepper
 from fastdarts.spaces import define_space
 from tests import tiny
 from tests.graph_emulator import Emulator, HostAsked, nothing_asked
+from tests.recorded import NOT_RECORDED, assert_recorded_is_the_same, emulated
 
 CUDA = torch.device("cuda")
 
@@ -110,28 +110,9 @@ def test_an_unattended_step_asks_the_host_for_nothing(kind: str) -> None:
 # Whole searches, recorded.
 
 
-def _unattended(config: SearchConfig, _: torch.device, model: Supernet, choices: Choices) -> UnattendedStep:
-    return UnattendedStep(model, config, choices.relaxation, choices.perturbation)
-
-
-def _emulated(monkeypatch: pytest.MonkeyPatch, recorder: Emulator | None, warm_ups: int = 1) -> None:
-    monkeypatch.setattr(graph, "WARM_UPS", warm_ups)
-    monkeypatch.setattr(job, "new_step", _unattended)
-    monkeypatch.setattr(job, "new_recorder", lambda *_: recorder)
-
-
 def _search(path: Path, config: SearchConfig, **others: Any) -> dict[str, Tensor]:
     search(config, path, train_set=tiny.images(), search_space=others.pop("search_space", tiny.SPACE), **others)
     return tiny.state_of(path)
-
-
-def _assert_same_run(left: Path, right: Path) -> None:
-    _assert_same(*(_timeless(tiny.state_of(path)) for path in (left, right)))
-    assert tiny.untimed(RunFolder.open(left).metrics()) == tiny.untimed(RunFolder.open(right).metrics())
-
-
-def _timeless(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value for name, value in state.items() if not name.endswith(("elapsed", "step_seconds"))}
 
 
 @pytest.mark.parametrize(
@@ -148,68 +129,52 @@ def test_a_recorded_search_is_the_same_to_the_bit(
     name: str, settings: dict[str, Any], graphs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The learning rate falls between recording and replay: a number of Python's that was kept would be seen."""
-    config, recorder = tiny.config(name, **settings), Emulator()
-    _emulated(monkeypatch, None)
-    _search(tmp_path / "plain", config)
-    _emulated(monkeypatch, recorder)
-    _search(tmp_path / "recorded", config)
-    _assert_same_run(tmp_path / "plain", tmp_path / "recorded")
+    config = tiny.config(name, **settings)
+    recorder = assert_recorded_is_the_same(config, tmp_path, monkeypatch)
     assert (recorder.recorded, recorder.warm_ups) == (graphs, graphs)
     steps = RunFolder.open(tmp_path / "plain").metrics()[-1]["step"]
     assert recorder.replays == steps + 2 * 3 - recorder.warm_ups
 
 
-def _recordable(name: str) -> bool:
-    config = tiny.config(name)
-    model = Supernet(tiny.SPACE, channels=config.channels, layers=3, partial=config.partial, in_channels=1)
-    choices = compose(config)
-    return not graph.obstacle(SearchStep(model, config, choices.relaxation, choices.perturbation))
-
-
-@pytest.mark.parametrize("name", [name for name in METHODS if not name.startswith(("darts-", "pc-darts"))])
+@pytest.mark.parametrize(
+    "name", [name for name in METHODS if not name.startswith(("darts-", "pc-darts")) and name not in NOT_RECORDED]
+)
 def test_every_method_that_can_be_recorded_is_the_same_to_the_bit(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not _recordable(name):
-        return
-    recorder = Emulator()
-    for folder, each in (("plain", None), ("recorded", recorder)):
-        _emulated(monkeypatch, each)
-        _search(tmp_path / folder, tiny.config(name))
-    _assert_same_run(tmp_path / "plain", tmp_path / "recorded")
-    assert recorder.recorded >= 2
+    assert assert_recorded_is_the_same(tiny.config(name), tmp_path, monkeypatch).recorded >= 2
 
 
 def test_noise_is_drawn_anew_at_every_replay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = define_space("own", ("noise", "sep_conv_3x3"), nodes=2, layers=3)
     config = tiny.config(space="own")
     for name, recorder in (("plain", None), ("recorded", Emulator())):
-        _emulated(monkeypatch, recorder)
+        emulated(monkeypatch, recorder)
         _search(tmp_path / name, config, search_space=own)
-    _assert_same_run(tmp_path / "plain", tmp_path / "recorded")
+    tiny.assert_same_run(tmp_path / "plain", tmp_path / "recorded")
 
 
 @pytest.mark.parametrize("stop", [1, 4])
 def test_a_stopped_search_continues_bit_for_bit(stop: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It warms up once more after a resumption, where the other one replays."""
     config = tiny.config()
-    _emulated(monkeypatch, Emulator())
+    emulated(monkeypatch, Emulator())
     _search(tmp_path / "whole", config)
-    _emulated(monkeypatch, Emulator())
+    emulated(monkeypatch, Emulator())
     with pytest.raises(Interrupted):
         _search(tmp_path / "cut", config, progress=tiny.StopAt(stop))
-    _emulated(monkeypatch, Emulator())
+    emulated(monkeypatch, Emulator())
     resume(tmp_path / "cut", train_set=tiny.images())
-    _assert_same_run(tmp_path / "whole", tmp_path / "cut")
+    tiny.assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
 @pytest.mark.parametrize("fail_at", [1, 2])
 def test_a_failed_recording_costs_nothing(fail_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recorder = Emulator(fail_at)
     for name, each in (("plain", None), ("failed", recorder)):
-        _emulated(monkeypatch, each)
+        emulated(monkeypatch, each)
         _search(tmp_path / name, tiny.config())
-    _assert_same_run(tmp_path / "plain", tmp_path / "failed")
+    tiny.assert_same_run(tmp_path / "plain", tmp_path / "failed")
     assert recorder.failed
     assert recorder.recorded == fail_at
 

@@ -22,11 +22,9 @@ from fastdarts.search.methods import compose
 from fastdarts.search.step import SearchStep
 from fastdarts.spaces import Space, define_space
 from tests import tiny
+from tests.recorded import NOT_RECORDED
 
 CUDA = torch.device("cuda")
-# They draw on the host what runs, differentiate twice, or evaluate a loss again with the same random numbers.
-NOT_RECORDED = {"gdas", "proxyless", "random-search", "random-ws", "darts-second-exact"}
-NOT_RECORDED |= {"amended", "amended-s2", "amended-s2-full"}
 NOISY = define_space("noisy", ("noise", "sep_conv_3x3"), nodes=2, layers=3)
 
 
