@@ -6,6 +6,7 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 METHOD ?=
 ARGS ?=
+ROWS ?=
 BENCH ?= bench
 RESULT ?= bench/results/local/benchmarks.json
 
@@ -14,7 +15,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # pip's options for finding torch: without a GPU, name PyTorch's own CPU index here to download a tenth as much.
 TORCH_INDEX ?=
 
-.PHONY: search test bench sanitize clean
+.PHONY: search test test-machines mutants bench sanitize clean
 
 search: $(VENV)/ready
 	$(BIN)/fastdarts search --random-cells 5 $(if $(METHOD),--method $(METHOD)) $(ARGS)
@@ -22,6 +23,14 @@ search: $(VENV)/ready
 # A process a core, each file in one of them; pytest-benchmark's plugin warns beside xdist, and warnings are errors.
 test: $(VENV)/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -p no:benchmark --cov=fastdarts $(ARGS)
+
+# The numeric tests as on other machines: instruction sets, oneDNN, threads, load, order. Some: make test-machines ROWS="base avx2"
+test-machines: $(VENV)/ready
+	$(BIN)/python tests/machines.py $(ROWS)
+
+# What the tests are worth: planted faults, each of which some test must find. Some: make mutants ARGS="--only stencil"
+mutants: $(VENV)/ready
+	$(BIN)/python tests/mutants.py $(ARGS)
 
 # On an idle machine only. One file with torch.compile beside it: make bench BENCH=bench/bench_cell.py ARGS=--compile
 bench: $(VENV)/ready
