@@ -59,10 +59,10 @@ MUTANTS = [
         ),
         ("a shifted statistic", "stencil_forward.cpp", "var[c] /= all;", "var[c] /= all - 1;"),
         (
-            "a statistic of float32 sums",
+            "a statistic of float32 squares",
             "stencil_forward.cpp",
-            "double s = static_cast<double>(sums[k])",
-            "double s = static_cast<double>(static_cast<float>(sums[k]))",
+            "q = static_cast<double>(totals[k]) - s * s / n;",
+            "q = static_cast<double>(static_cast<float>(totals[k])) - s * s / n;",
         ),
         ("squares about zero", "stencil_forward.cpp", "middle - middle == Vec<A>{} ? middle : Vec<A>{}", "Vec<A>{}"),
         (

@@ -231,6 +231,17 @@ def test_moments_are_those_of_what_is_stored(isa: str, channels: int, dtype: tor
         assert_within(key, error, none, none.double(), terms=terms)
 
 
+def test_moments_of_bfloat16_are_those_of_rounded_values(isa: str) -> None:
+    """What is normalised is what was stored: values before rounding have another mean by a part of their rounding."""
+    case = Case(channels=5, convs=FOUR[:2], sizes=((9, 8),), dtype=torch.bfloat16)
+    low = draw(case).change(lambda tensor: cast(tensor, torch.bfloat16))
+    ys, mean, var = op.stencil(low.sources, case.convs, low.depthwise, low.pointwise)
+    for i, y in enumerate(ys):
+        exact_var, exact_mean = torch.var_mean(y.double(), (0, 2, 3), correction=0)
+        for key, got, exact in (("mean", mean[i], exact_mean), ("var", var[i], exact_var)):
+            assert_within(key, got.float(), exact.float(), exact)
+
+
 def test_gradients_by_finite_differences() -> None:
     case = Case(count=1, channels=2, sizes=((3, 4), (3, 2)), convs=FOUR, normalised=True, dtype=torch.float64)
     inputs = draw(case)
