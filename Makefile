@@ -46,9 +46,9 @@ sanitize: $(VENV)/ready
 # Byte-compiling every module of torch takes longer than the few that are imported need: --no-compile.
 $(VENV)/ready: pyproject.toml setup.py fastdarts/__init__.py $(shell find csrc -type f)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.11")'
-	@echo "Setting up $(VENV), once: a minute or two, and up to 3 GB to download where torch comes with CUDA"
+	@echo "Setting up $(VENV), once: about two minutes on two cores, and up to 3 GB to download where torch comes with CUDA"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet --no-compile "setuptools>=68" wheel "pybind11>=2.12"
+	$(PIP) install --quiet --no-compile "setuptools>=68" wheel "pybind11>=2.12" "ninja>=1.10"
 	$(PIP) install --quiet --no-compile --no-deps $(TORCH_INDEX) "$(TORCH)"
 	$(PIP) install --quiet --no-compile --no-build-isolation -e ".[test]"
 	@touch $@

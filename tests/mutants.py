@@ -106,7 +106,6 @@ MUTANTS = [
             "static_cast<double>(static_cast<float>(block[k * period + phase]));",
         ),
         ("a shifted statistic", "mixed_sum_moments.cpp", "/ count;\n            }", "/ (count - 1);\n            }"),
-        ("a centre that is far off", "mixed_sum_moments.cpp", "if (left > 16 * (b.square[c] - left)) return true;", ""),
         ("a gradient without what rounding left", "mixed_sum_backward.cpp", "(mean && valued[i] ? ", "(false ? "),
         (
             "the last elements of a sum",

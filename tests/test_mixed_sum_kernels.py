@@ -121,6 +121,26 @@ def test_a_bias_does_the_same_as_means() -> None:
     assert_within("node", one, one, other, terms=2 * largest * float(factors.max()))
 
 
+@pytest.mark.usefixtures("isa")
+def test_a_mean_of_ten_thousand_deviations_keeps_its_digits() -> None:
+    """It is no float32 number: what rounding it leaves behind must not be lost, forward or backward."""
+    y = (1e4 + torch.randn(3, 4, 5, 6)).to(memory_format=torch.channels_last)
+    mean, one = y.double().mean((0, 2, 3))[None], torch.ones(1, 4, dtype=torch.float64)
+    out, none = maps.empty_maps(3, 4, 5, 6, like=y), torch.zeros(0, 3, 4, dtype=torch.float64)
+    forward(out, [y], one, None, [], [], none, None, 1, mean=mean)
+    centred = y.double() - mean[0][:, None, None]
+    assert_within("node", out, centred.float(), centred)
+
+    largest, zeros = Edge(1, False, True, False), torch.zeros(1, 3, 4, dtype=torch.float64)
+    found = []
+    for x in (y, y.double()):
+        dx = maps.zeros_maps(3, 4, 5, 6, like=x)
+        means = max_pool(y.double()).mean((0, 2, 3)).expand(1, 2, 4)
+        backward(torch.zeros_like(x), [x], [largest], zeros, zeros + 1, zeros, None, [dx], 1, pool_mean=means)
+        found.append(dx)
+    assert_within("dx", found[0], found[1].float(), found[1])
+
+
 @pytest.mark.parametrize("dtype", DTYPES[::2], ids=str)
 @pytest.mark.parametrize("partial", [1, 2])
 def test_two_edges_from_one_source_add_up(dtype: torch.dtype, partial: int) -> None:
