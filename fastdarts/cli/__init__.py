@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -322,7 +326,11 @@ def main() -> None:
     from fastdarts.search import Interrupted
 
     try:
-        code = app(standalone_mode=False)
+        with _ended_by_signals():
+            code = app(standalone_mode=False)
+        # What typer makes of KeyboardInterrupt, without a word.
+        if code == 130:
+            raise KeyboardInterrupt
     except UserError as error:
         typer.echo(f"fastdarts: {error}", err=True)
         code = 2
@@ -340,6 +348,22 @@ def main() -> None:
         typer.echo("fastdarts: stopped at once; a run continues from its last checkpoint with --resume", err=True)
         code = 130
     raise SystemExit(code)
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """SIGTERM acts as Ctrl-C does, and both are heard where they were ignored at the start, as SIGINT is in a script's
+    background job: between two parts of the work nothing else would hear them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [(number, signal.signal(number, signal.default_int_handler)) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in before:
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def _how_to_continue(path: Path) -> str:

@@ -9,7 +9,7 @@ from fastdarts.search.job import SearchResult
 from fastdarts.search.loop import resume, search
 from fastdarts.search.methods import METHODS, Method, configure, method
 from fastdarts.search.progress import Progress
-from fastdarts.search.runner import Interrupted
+from fastdarts.search.interrupt import Interrupted
 
 __all__ = [
     "KINDS",
