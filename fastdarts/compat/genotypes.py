@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from types import ModuleType
 from typing import NamedTuple
@@ -46,19 +47,20 @@ def from_genotype(genotype: spaces.Genotype) -> Genotype:
 
 
 def to_genotype(genotype: Genotype | spaces.Genotype | str) -> spaces.Genotype:
-    """fastdarts' form of a genotype with quark0's four fields, of whichever class; fastdarts' own as is; a text read.
+    """fastdarts' form of a genotype with quark0's four fields, of whichever class, of a text, or of a published name.
 
     Two edges a node, as quark0 writes them, or all of every node, as SNAS does (`*_edge_all`).
 
     Raises:
         UserError: a number of edges that is neither, what :class:`fastdarts.spaces.CellGenotype` refuses, or what
-            :func:`fastdarts.spaces.parse_genotype` does: a whole file among others, with the remedy.
+            :func:`fastdarts.spaces.parse_genotype` does: a whole file among others, with the remedy; an unknown name.
         TypeError: something without the four fields.
     """
     if isinstance(genotype, spaces.Genotype):
         return genotype
     if isinstance(genotype, str):
-        return spaces.parse_genotype(genotype)
+        named = re.fullmatch(r"\s*[\w-]+\s*", genotype)
+        return spaces.published(genotype.strip()) if named else spaces.parse_genotype(genotype)
     if isinstance(genotype, ModuleType):
         raise TypeError(f"genotype is the module {genotype.__name__}; expected one of its genotypes, as .DARTS_V2")
     if not all(hasattr(genotype, field) for field in Genotype._fields):
