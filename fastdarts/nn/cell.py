@@ -334,8 +334,10 @@ class Cell(StackedCell):
     ) -> Tensor:
         for node in self.space.states:
             edges = [e for e in self.space.into(node) if active is None or active[e]]
-            terms = [self._edge(e, states, rows[e], active, skip_dropout) for e in edges]
-            terms = [reference.drop_path(term, drop_path_prob) for term in terms]
+            # The mask right after the edge, as RobustDARTS draws it: beside noise the order decides what is drawn.
+            terms = [
+                reference.drop_path(self._edge(e, states, rows[e], active, skip_dropout), drop_path_prob) for e in edges
+            ]
             if terms:
                 factors = None if edge_weights is None else [edge_weights[e] for e in edges]
                 states.append(reference.weighted_sum(terms, factors))
