@@ -61,7 +61,7 @@ def nets(names: list[str], given: argparse.Namespace) -> Iterator[Case]:
 
     for name in names:
         for backend in given.backends:
-            for dtype in given.dtypes:
+            for dtype in given.dtypes or DTYPES:
                 yield f"{name}, {backend}, {dtype}, step", lambda a=(name, backend, dtype): step(*a)
                 for memory in MODES[1:] if backend == "triton" else ():
                     case = name, backend, dtype, memory
@@ -70,21 +70,36 @@ def nets(names: list[str], given: argparse.Namespace) -> Iterator[Case]:
 
 def plans(names: list[str], given: argparse.Namespace) -> Iterator[Case]:
     """Forward and backward of the test plans in every memory mode; some, or all where all is asked, in every dtype."""
-    from cell_oracle import PLANS, outcome
-    from cell_oracle import given as made
+    from cell_oracle import PLANS, given_for, outcome
 
     from fastdarts.ops.cell import cell
 
-    def passes(name: str, backend: str, dtype: str, memory: str) -> None:
-        with use_backend(backend):
-            outcome(cell, made(name), PLAN_DTYPES[dtype], memory=memory)
+    known = PLANS | moved()
 
-    for name in names or PLANS:
+    def passes(name: str, backend: str, dtype: str, memory: str) -> None:
+        plan, shape = known[name]
+        with use_backend(backend):
+            outcome(cell, given_for(plan, *shape), PLAN_DTYPES[dtype], memory=memory)
+
+    for name in names or known:
+        every = PLAN_DTYPES if given.stages != "kinds" or name in EVERY_DTYPE else ("fp32",)
         for backend in given.backends:
-            for dtype in PLAN_DTYPES if given.stages != "kinds" or name in EVERY_DTYPE else ("fp32",):
+            for dtype in given.dtypes or every:
                 for memory in MODES if backend == "triton" else MODES[:1]:
                     case = name, backend, dtype, memory
                     yield f"plan {name}, {backend}, {dtype}, {memory}", lambda a=case: passes(*a)
+
+
+def moved() -> dict[str, Any]:
+    """Reduction cells that only move bytes: their kernels are compiled in a second each."""
+    from fastdarts.plan import cell_plan
+    from fastdarts.spaces import define_space
+
+    space = define_space("moved", ("max_pool_3x3", "avg_pool_3x3", "skip_connect"), nodes=2, layers=3).normal
+    return {
+        f"moved, K {partial}": (cell_plan(space, 4 * partial, partial=partial, reduction=True), (2, 6, 5))
+        for partial in (1, 4)
+    }
 
 
 def data() -> Iterator[Case]:
@@ -105,6 +120,7 @@ def cases(given: argparse.Namespace) -> Iterator[Case]:
     yield from nets(given.nets, given)
     if given.plans is not None:
         yield from plans(given.plans, given)
+    if given.plans == []:
         yield from data()
 
 
@@ -116,7 +132,7 @@ def options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--stages", choices=("binary", "front", "kinds"), default="kinds")
     parser.add_argument("--nets", nargs="*", default=list(NETS), metavar="NET", help="of bench/gpu/models.py")
     parser.add_argument("--plans", nargs="*", metavar="PLAN", help="of tests/cell_oracle.py; without a name: all")
-    parser.add_argument("--dtypes", nargs="*", default=DTYPES, choices=DTYPES, help="of the networks")
+    parser.add_argument("--dtypes", nargs="*", choices=PLAN_DTYPES, help="of maps; otherwise all that are searched with")
     parser.add_argument("--backends", nargs="*", default=BACKENDS, choices=BACKENDS)
     parser.add_argument("--layers", type=int, default=0, help="cells of the networks; 0 for their own number")
     parser.add_argument("--no-launcher", action="store_true", help="check grids without Triton's C launcher")
