@@ -9,6 +9,7 @@ Prints a line of JSON a case: launches by kernel, what was compiled, what failed
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import sys
@@ -30,6 +31,7 @@ __all__ = ["main"]
 
 BACKENDS, DTYPES, MODES = ("triton", "cuda"), ("fp32", "bf16"), ("fast", "balanced", "lean")
 PLAN_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
+EVALUATION = "running statistics"
 EVERY_DTYPE = ("normal", "partial reduction")
 Case = tuple[str, Callable[[], object]]
 
@@ -44,32 +46,39 @@ def nets(names: list[str], given: argparse.Namespace) -> Iterator[Case]:
     from fastdarts.search.choices import Choices
 
     cpu = torch.device("cpu")
-    chosen = {name: replace(NETS[name], layers=given.layers or NETS[name].layers) for name in names}
+
+    @functools.cache
+    def model(name: str) -> Fused:
+        return Fused(replace(NETS[name], layers=given.layers or NETS[name].layers), cpu)
 
     def passes(name: str, backend: str, dtype: str, memory: str) -> None:
+        chosen = model(name)
+        chosen.dtype = dtype
+        for cell in chosen.model.cells:
+            cell.memory = memory
         with running(backend):
-            Fused(chosen[name], cpu, memory=memory, dtype=dtype).passes()
+            chosen.passes()
 
     def step(name: str, backend: str, dtype: str) -> None:
-        choices = Choices()
-        with running(backend):
-            model = Fused(chosen[name], cpu, dtype=dtype)
-            taken = UnattendedStep(model.model, model.config, choices.relaxation, choices.perturbation)
-            progress = torch.zeros((), dtype=torch.float64)
-            with precision(dtype, cpu):
-                taken((model.images, model.labels), (model.images, model.labels), progress)
+        chosen, choices = model(name), Choices()
+        for cell in chosen.model.cells:
+            cell.memory = MODES[0]
+        with running(backend), precision(dtype, cpu):
+            taken = UnattendedStep(chosen.model, chosen.config, choices.relaxation, choices.perturbation)
+            batch = chosen.images, chosen.labels
+            taken(batch, batch, torch.zeros((), dtype=torch.float64))
 
     for name in names:
-        for backend in given.backends:
-            for dtype in given.dtypes or DTYPES:
+        for dtype in given.dtypes or DTYPES:
+            for memory in MODES[1:] if "triton" in given.backends else ():
+                case = name, "triton", dtype, memory
+                yield f"{name}, triton, {dtype}, {memory}", lambda a=case: passes(*a)
+            for backend in given.backends:
                 yield f"{name}, {backend}, {dtype}, step", lambda a=(name, backend, dtype): step(*a)
-                for memory in MODES[1:] if backend == "triton" else ():
-                    case = name, backend, dtype, memory
-                    yield f"{name}, {backend}, {dtype}, {memory}", lambda a=case: passes(*a)
 
 
 def plans(names: list[str], given: argparse.Namespace) -> Iterator[Case]:
-    """Forward and backward of the test plans in every memory mode; some, or all where all is asked, in every dtype."""
+    """Forward and backward of the test plans in every memory mode and with running statistics, some in every dtype."""
     from cell_oracle import PLANS, given_for, outcome
 
     from fastdarts.ops.cell import cell
@@ -79,13 +88,14 @@ def plans(names: list[str], given: argparse.Namespace) -> Iterator[Case]:
     def passes(name: str, backend: str, dtype: str, memory: str) -> None:
         plan, shape = known[name]
         with use_backend(backend):
-            outcome(cell, given_for(plan, *shape), PLAN_DTYPES[dtype], memory=memory)
+            case = given_for(plan, *shape, training=memory != EVALUATION)
+            outcome(cell, case, PLAN_DTYPES[dtype], memory=MODES[0] if memory == EVALUATION else memory)
 
     for name in names or known:
         every = PLAN_DTYPES if given.stages != "kinds" or name in EVERY_DTYPE else ("fp32",)
         for backend in given.backends:
             for dtype in given.dtypes or every:
-                for memory in MODES if backend == "triton" else MODES[:1]:
+                for memory in (*MODES, EVALUATION) if backend == "triton" else MODES[:1]:
                     case = name, backend, dtype, memory
                     yield f"plan {name}, {backend}, {dtype}, {memory}", lambda a=case: passes(*a)
 

@@ -74,14 +74,14 @@ def test_every_plan_compiles_and_is_launched_with_the_installed_triton() -> None
     assert {row["launches"] > 0 for row in rows if row.get("case", "").startswith("plan normal")} == {True}
 
 
-@pytest.mark.parametrize("version", [GPU_MACHINE, INSTALLED])
-def test_reduction_cells_are_compiled_to_the_end_and_launched(version: str, tmp_path: Path) -> None:
-    plans = ("--plans", "moved, K 1", "moved, K 4")
-    given = ("--stages", "binary", "--backends", "triton", "--dtypes", "fp32", "--nets")
-    _, *rows, total = ran(version, "paper_steps.py", *given, *plans, cache=tmp_path)
+def test_a_reduction_cell_is_compiled_to_the_end_and_launched(tmp_path: Path) -> None:
+    """ptxas, what it says of registers and shared memory, and the launcher in C, of all kernels that move bytes."""
+    given = ("--stages", "binary", "--backends", "triton", "--dtypes", "fp32", "--nets", "--plans", "moved, K 4")
+    _, *rows, total = ran(GPU_MACHINE, "paper_steps.py", *given, cache=tmp_path)
     kernels = {name for row in rows for name in row.get("kernels", ())}
     assert {"forward", "terms", "edges", "unshuffle", "fold", "backward", "pool_moments", "reduce"} <= kernels
-    assert total["total"]["compiled"] > 20
+    assert total["total"]["compiled"] > 15
+    assert max(row["shared"] for row in rows) > 0
 
 
 @pytest.mark.parametrize("version", [GPU_MACHINE, INSTALLED])

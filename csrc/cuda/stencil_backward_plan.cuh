@@ -165,7 +165,7 @@ struct SourcesLaunch {
     ConvJob convs[kMostConvs];
 };
 
-// Of the fold of its sums: beside the kernel's 25 KB, which every launch copies, 416 bytes.
+// Of the fold of its sums: a launch copies its parameters, 416 bytes where the kernel's are 15 KB.
 struct SumsFold {
     struct Source {
         int row, first_part, tiles;
@@ -194,7 +194,7 @@ struct WeightsLaunch {
     WeightsJob jobs[kMostConvs];
 };
 
-// Of the fold of its sums.
+// Of the fold of its sums: 4 KB where the kernel's are 26 KB.
 struct WeightsFold {
     struct Conv {
         float *ddepthwise, *dpointwise;
