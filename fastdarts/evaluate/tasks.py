@@ -18,11 +18,11 @@ from typing import Any
 import torch
 
 from fastdarts.data import ImageSet
-from fastdarts.errors import UserError
+from fastdarts.errors import Interrupted, UserError
 from fastdarts.evaluate.retrain import RetrainConfig, begun, retrain_once
 from fastdarts.runs import RunFolder
 from fastdarts.search.config import SearchConfig
-from fastdarts.search.interrupt import Interrupted, stop_on_signal
+from fastdarts.search.interrupt import stop_on_signal
 from fastdarts.search.loop import resume, search
 from fastdarts.search.progress import Progress
 from fastdarts.spaces import Space

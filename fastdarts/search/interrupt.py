@@ -9,17 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Interrupted", "Stop", "stop_on_signal", "stoppable"]
+from fastdarts.errors import Interrupted
+
+__all__ = ["Stop", "stop_on_signal", "stoppable"]
 
 _NUMBERS = (signal.SIGINT, signal.SIGTERM)
-
-
-class Interrupted(Exception):
-    """The user asked to stop; the state was saved first."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        super().__init__(f"stopped; the state is saved in {path}")
 
 
 class Stop:

@@ -18,9 +18,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from fastdarts.errors import Interrupted
 from fastdarts.runs import Checkpoint, RunFolder, generators_state, restore_generators
 from fastdarts.search.environment import note_environment
-from fastdarts.search.interrupt import Interrupted, Stop, stop_on_signal
+from fastdarts.search.interrupt import Stop, stop_on_signal
 from fastdarts.search.progress import Progress
 
 __all__ = ["Job", "peak_bytes", "run_job"]
