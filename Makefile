@@ -24,9 +24,12 @@ GPU_TRITON := $(VENV)/triton-$(TRITON)
 search: $(VENV)/ready
 	$(BIN)/fastdarts search --random-cells 5 $(if $(METHOD),--method $(METHOD)) $(ARGS)
 
-# A process a core, each file in one of them; pytest-benchmark's plugin warns beside xdist, and warnings are errors.
+# A process a core, each file in one of them, and at most 16: each takes most of a gigabyte. pytest-benchmark's plugin warns
+# beside xdist, and warnings are errors. Threads that wait do not spin, which on a busy machine makes two of them crawl.
+# Python's -O would leave out the asserts of the tests' helpers.
 test: $(VENV)/ready $(GPU_TRITON)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -p no:benchmark --cov=fastdarts $(ARGS)
+	OMP_NUM_THREADS=1 GOMP_SPINCOUNT=1000 PYTHONOPTIMIZE= \
+		$(BIN)/python -m pytest -n auto --maxprocesses 16 --dist loadfile -p no:benchmark --cov=fastdarts $(ARGS)
 
 # The numeric tests as on other machines: instruction sets, oneDNN, threads, load, order. Some: make test-machines ROWS="base avx2"
 test-machines: $(VENV)/ready

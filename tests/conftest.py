@@ -62,6 +62,15 @@ def seeded() -> None:
 
 
 @pytest.fixture(autouse=True)
+def plain_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a command prints depends on the terminal and on what is set for it: here on neither."""
+    for name in ("FORCE_COLOR", "NO_COLOR", "PY_COLORS", "TERM", "COLORTERM", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("LINES", "25")
+
+
+@pytest.fixture(autouse=True)
 def backend_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """A test's plain `use_backend` call ends with the test."""
     monkeypatch.setattr(_backend, "_calls", ())

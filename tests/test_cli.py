@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import typer.main
@@ -218,17 +219,21 @@ def test_a_retraining_killed_while_its_folder_was_made_is_begun_again(
 def test_a_log_hears_of_a_long_epoch(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     from fastdarts.cli import console
 
-    monkeypatch.setattr(console, "_LINE_SECONDS", 0.0)
+    now = [5.0]
+    monkeypatch.setattr(console, "time", SimpleNamespace(monotonic=lambda: now[0]))
     out = console.LineProgress(console.console())
     out.begin("retrain [x]", 600, 100, done=50)
-    out.started -= 1000.0
+    assert not out.wants_step()
+    now[0] += 1000.0
     assert out.wants_step()
     record = {"train_loss": 1.0, "train_accuracy": 0.5, "step_ms": 7.0, "peak_bytes": 2**20}
     out.step(1, 50, record)
     err = capsys.readouterr().err
     assert "retrain [x] 2/600 | step 50/100 | train 1.000" in err
     # A hundred steps in 1000 seconds, and 59,850 to go.
-    assert "6 days, 22:15:0" in err
+    assert "6 days, 22:15:00" in err
+    out.begin("retrain " + "x" * 80, 600, 100)
+    assert len(capsys.readouterr().err.splitlines()) == 1, "a log is not wrapped"
 
 
 def test_a_terminal_of_80_columns_shows_step_and_time_left(capsys: pytest.CaptureFixture[str]) -> None:

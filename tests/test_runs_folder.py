@@ -94,7 +94,7 @@ def test_open_names_what_is_missing(run: RunFolder, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("text", "said"), [("{", "no JSON"), ("[]", "holds a list"), ("\ufffe", "no JSON")])
 def test_open_refuses_a_damaged_configuration(run: RunFolder, text: str, said: str) -> None:
-    (run.path / "config.json").write_text(text)
+    (run.path / "config.json").write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=rf"config\.json.*{said}"):
         RunFolder.open(run.path)
 
@@ -182,8 +182,11 @@ def test_a_read_only_run_can_be_read_and_says_why_it_cannot_be_written() -> None
     with tempfile.TemporaryDirectory() as parent:
         os.chmod(parent, 0o755)
         path = Path(parent) / "run"
+        # Others may read what is made here, whatever whoever runs the tests lets them.
+        before = os.umask(0o022)
         with RunFolder.create(path, CONFIG) as run:
             run.save(1, state(1))
+        os.umask(before)
         os.chmod(path / ".lock", 0o444)
         os.chmod(path, 0o555)
         try:
@@ -196,7 +199,7 @@ def test_a_read_only_run_can_be_read_and_says_why_it_cannot_be_written() -> None
                 with pytest.raises(UserError, match=r"cannot write .*Permission denied"):
                     RunFolder.create(path / "inner", CONFIG)
             os.chmod(path, 0o000)
-            with as_nobody(), pytest.raises(UserError, match=r"cannot read .*Permission denied"):
+            with as_nobody(), pytest.raises(UserError, match=r"cannot read .*Permission denied; make it readable"):
                 RunFolder.open(path)
         finally:
             os.chmod(path, 0o755)

@@ -53,7 +53,8 @@ class LineProgress(Watcher):
     def begin(self, title: str, epochs: int, steps: int, done: int = 0) -> None:
         self.title, self.epochs, self.steps, self.first = title, epochs, steps, done
         self.started = self.last = time.monotonic()
-        self.out.print(f"{title}: {epochs} epochs of {steps} steps" + (f", {done} steps done" if done else ""))
+        behind = f", {done} steps done" if done else ""
+        self.out.print(f"{title}: {epochs} epochs of {steps} steps{behind}", soft_wrap=True)
 
     def plan(self, epochs: int) -> None:
         self.epochs = epochs

@@ -36,7 +36,8 @@ def storage_errors(
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             remedy = "free some disk space"
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            remedy = "make the folder writable or choose another one"
+            other = "make the folder writable or choose another one"
+            remedy = "make it readable, or ask who owns it" if doing == "read" else other
         else:
             remedy = "check the disk and the path"
         follow = then()
