@@ -142,7 +142,7 @@ def test_the_parts_on_the_search_networks(module) -> None:
     """The unrolled model is a step of torch's SGD; a subclass that only looks on changes no gradient."""
     torch.manual_seed(0)
     with use_backend("reference"):
-        model = module.Network(4, 4, 3, nn.CrossEntropyLoss()).double()
+        model = module.Network(4, 4, 2, nn.CrossEntropyLoss(), steps=2, multiplier=2).double()
         train, valid = ((x.double(), y) for x, y in batches())
         decay = {"momentum": ARGS.momentum, "weight_decay": ARGS.weight_decay}
         optimizer = torch.optim.SGD(model.parameters(), 0.025, **decay)
@@ -157,10 +157,10 @@ def test_the_parts_on_the_search_networks(module) -> None:
         unrolled = module.Architect(copy.deepcopy(model), ARGS)
         other = torch.optim.SGD(unrolled.model.parameters(), 0.025, **decay)
         other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-        found = unrolled._compute_unrolled_model(*train, 0.025, other)
+        found = unrolled._compute_unrolled_model(*train, 0.025, other).state_dict()
         for name, value in ahead.state_dict().items():
             if value.is_floating_point():
-                assert_within(name, found.state_dict()[name], value, value)
+                assert_within(name, found[name], value, value)
 
         class Watching(module.Architect):
             def _construct_model_from_theta(self, theta: Tensor) -> nn.Module:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fastdarts import use_backend
 from fastdarts.compat.genotypes import Genotype, from_genotype
 from fastdarts.errors import UserError
 from fastdarts.nn import Place, StackedCell, Trunk
 from fastdarts.nn.fused import laid_out
 from fastdarts.spaces import CellSpace, Edge, Space, derive
 
-__all__ = ["SearchNetwork", "architecture_tensor", "dense_cell"]
+__all__ = ["SearchNetwork", "architecture_tensor", "constant_if_traced", "dense_cell"]
 
 ALPHA_SCALE = 1e-3
 DEFAULT_SIZES = {"steps": 4, "multiplier": 4, "stem_multiplier": 3}
@@ -111,7 +113,11 @@ class SearchNetwork(Trunk):
         return fresh
 
     def forward(self, input: Tensor) -> Tensor:
-        """Logits [N, num_classes] of images [N, 3, H, W]."""
+        """Logits [N, num_classes] of images [N, 3, H, W]; in plain torch where a trace or ONNX export listens."""
+        with use_backend("reference") if exported() else nullcontext():
+            return self._logits(input)
+
+    def _logits(self, input: Tensor) -> Tensor:
         older, newer = map(laid_out, self.begin(laid_out(input)))
         for cell in self.cells:
             # Anew for every cell, as the peers do: the gradients of the alphas are then summed in their order.
@@ -120,7 +126,7 @@ class SearchNetwork(Trunk):
 
     def relaxed(self, kind: str) -> tuple[Tensor, ...]:
         """The mixing weights of the cells of a kind, `normal` or `reduce`; [E, K]."""
-        return (getattr(self, f"alphas_{kind}").softmax(dim=-1),)
+        return (constant_if_traced(getattr(self, f"alphas_{kind}")).softmax(dim=-1),)
 
     def _loss(self, input: Tensor, target: Tensor) -> Tensor:
         return self._criterion(self(input), target)
@@ -140,6 +146,17 @@ class SearchNetwork(Trunk):
             if alpha.grad is not None:
                 alpha.grad.data = fn(alpha.grad.data)
         return self
+
+
+def exported() -> bool:
+    """Whether `torch.jit.trace` or `torch.onnx.export` listens: they know no fused operations."""
+    return torch.jit.is_tracing() or torch.onnx.is_in_onnx_export()
+
+
+def constant_if_traced(alpha: Tensor) -> Tensor:
+    """An architecture tensor; without gradient under `torch.jit.trace`, which takes no constant with one."""
+    # Not `detach`, which would be recorded, and with it what it was called on.
+    return alpha.data if torch.jit.is_tracing() else alpha
 
 
 def architecture_tensor(*shape: int) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 from fastdarts import reference
 from fastdarts.compat.architect import Architect
 from fastdarts.compat.genotypes import PRIMITIVES, Genotype
-from fastdarts.compat.network import SearchNetwork, architecture_tensor, dense_cell
+from fastdarts.compat.network import SearchNetwork, architecture_tensor, constant_if_traced, dense_cell
 from fastdarts.nn import Cell as _Cell
 from fastdarts.nn import MixedOp as _MixedOp
 
@@ -106,6 +106,6 @@ class Network(SearchNetwork):
     def relaxed(self, kind: str) -> tuple[Tensor, ...]:
         """The mixing weights [E, K] and the edge weights [E] of the cells of a kind, `normal` or `reduce`."""
         cell = self.space.normal
-        betas = getattr(self, f"betas_{kind}")
+        betas = constant_if_traced(getattr(self, f"betas_{kind}"))
         edges = reference.edge_normalisation(betas, [len(cell.into(node)) for node in cell.states])
         return (*super().relaxed(kind), edges)

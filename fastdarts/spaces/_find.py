@@ -71,13 +71,14 @@ def find_genotypes(text: str) -> tuple[Found, ...]:
     Returns:
         They in order. Whether each can be read is not looked at.
     """
-    found, line, line_start = [], 1, 0
+    found, line, line_start, counted = [], 1, 0, 0
     matches = [*_LITERAL.finditer(text)]
     for match, following in zip_longest(matches, matches[1:]):
         start = match.start()
         # Counted from genotype to genotype: a log may be long, and a line too.
-        if lines := text.count("\n", line_start, start):
-            line, line_start = line + lines, text.rfind("\n", line_start, start) + 1
+        if lines := text.count("\n", counted, start):
+            line, line_start = line + lines, text.rfind("\n", counted, start) + 1
+        counted = start
         if _COMMENT.match(text, line_start):
             continue
         named = _NAMED.search(text[max(line_start, start - _LABELLED) : start])
