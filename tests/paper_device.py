@@ -193,7 +193,7 @@ class Kinds:
     """Which variants of kernels show nothing new to the front end.
 
     Each argument of a variant is of a kind: a type, None, a constant, a tuple of kinds. A variant is new where one of
-    its arguments is of a kind that no variant of the kernel had before. Numbers from 3 to 8 are one kind, and those
+    its arguments is of a kind that no variant of the kernel had before. Numbers from 2 to 8 are one kind, and those
     above, for they are sizes; tuples of three or more of one type; lists of numbers with the same kinds in them.
     """
 
@@ -220,7 +220,7 @@ class Kinds:
         if isinstance(value, tuple):
             found = tuple(map(self.of_constant, value))
             return sorted(set(map(str, found))) if len(found) > 8 else found
-        if isinstance(value, int) and value > 2:
+        if isinstance(value, int) and value > 1:
             return "up to 8" if value <= 8 else "a size"
         return value
 

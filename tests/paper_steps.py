@@ -32,7 +32,7 @@ __all__ = ["main"]
 BACKENDS, DTYPES, MODES = ("triton", "cuda"), ("fp32", "bf16"), ("fast", "balanced", "lean")
 PLAN_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
 EVALUATION = "running statistics"
-EVERY_DTYPE = ("normal", "partial reduction")
+EVERY_DTYPE = ("partial reduction",)
 Case = tuple[str, Callable[[], object]]
 
 
@@ -142,7 +142,7 @@ def options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--stages", choices=("binary", "front", "kinds"), default="kinds")
     parser.add_argument("--nets", nargs="*", default=list(NETS), metavar="NET", help="of bench/gpu/models.py")
     parser.add_argument("--plans", nargs="*", metavar="PLAN", help="of tests/cell_oracle.py; without a name: all")
-    parser.add_argument("--dtypes", nargs="*", choices=PLAN_DTYPES, help="of maps; otherwise all that are searched with")
+    parser.add_argument("--dtypes", nargs="*", choices=PLAN_DTYPES, help="of maps; otherwise all that one has")
     parser.add_argument("--backends", nargs="*", default=BACKENDS, choices=BACKENDS)
     parser.add_argument("--layers", type=int, default=0, help="cells of the networks; 0 for their own number")
     parser.add_argument("--no-launcher", action="store_true", help="check grids without Triton's C launcher")

@@ -290,3 +290,5 @@ def test_launches_depend_on_shapes_only(order: Callable[[str], None], monkeypatc
         seen.append(shim().launches())
     assert seen[0] == seen[1]
     assert len(seen[0]) == 4  # the sources, their sums, the weights, theirs
+    # A launch copies its parameters: the folds are handed what they read, not the kernels' 15 and 26 KB.
+    assert [size for name, *_, size in seen[0] if "fold" in name] == [416, 4112]

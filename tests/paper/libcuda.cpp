@@ -217,7 +217,8 @@ PAPER CUresult cuFuncGetAttribute(int* value, CUfunction_attribute attribute, CU
 PAPER CUresult cuFuncSetAttribute(CUfunction function, CUfunction_attribute attribute, int value) {
     // Shared memory beyond 227 KB is another device's.
     if (attribute != CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES) return CUDA_ERROR_INVALID_VALUE;
-    if (value + of(function).fixed > kShared) return refuse(of(function).name + ": " + std::to_string(value) + " bytes");
+    if (value + of(function).fixed > kShared)
+        return refuse(of(function).name + ": " + std::to_string(value) + " bytes");
     return of(function).dynamic = value, CUDA_SUCCESS;
 }
 PAPER CUresult cuFuncSetCacheConfig(CUfunction, CUfunc_cache) { return CUDA_SUCCESS; }
