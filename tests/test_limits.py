@@ -58,9 +58,9 @@ def test_a_map_that_is_too_large_is_refused(op: str, shape: tuple[int, ...], tri
     seen: list[Tensor] = []
     if triton_device.type != "cpu":
         pytest.skip("the limits are of shapes alone, and the map's memory would be the GPU's")
-    with use_backend("triton"), maps.observed(seen.append):
-        with pytest.raises(UserError, match=r"at most 65535 images, 1073741824 pixels in all and 134217728 elements"):
-            OPS[op](wide(*shape))
+    said = r"at most 65535 images, 1073741824 pixels in all and 134217728 elements"
+    with use_backend("triton"), maps.observed(seen.append), pytest.raises(UserError, match=said):
+        OPS[op](wide(*shape))
     assert not seen
 
 
