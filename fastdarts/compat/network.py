@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastdarts import use_backend
+from fastdarts._backend import use_backend
 from fastdarts.compat.genotypes import Genotype, from_genotype
 from fastdarts.errors import UserError
 from fastdarts.nn import Place, StackedCell, Trunk
