@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -35,6 +36,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         after = ["--retrain-epochs", "1", "--random-cells", "2"]
         assert _run("search", "--run", path, *TINY, *after, monkeypatch=patch) == 0
     return path
+
+
+@pytest.fixture
+def own(run: Path, tmp_path: Path) -> Path:
+    """A copy of it, to change."""
+    return Path(shutil.copytree(run, tmp_path / "run"))
 
 
 def test_search_ends_with_genotype_accuracy_comparison_and_report(run: Path) -> None:
@@ -104,16 +111,16 @@ def test_an_interrupt_after_the_search_names_the_search(
 
 
 def test_compare_continues_inside_the_run(
-    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["--epochs", "1", "--channels", "4", "--layers", "3", "--random-cells", "2", "--seeds", "0,1", "--json"]
-    out = run.parent / "again"
-    assert _run("compare", run, "--run", out, *options, monkeypatch=monkeypatch) == 0
+    out = own.parent / "again"
+    assert _run("compare", own, "--run", out, *options, monkeypatch=monkeypatch) == 0
     summary = json.loads(capsys.readouterr().out)
     assert summary["seeds"] == [0, 1]
     assert summary["path"] == str(out)
-    assert json.loads((run / "comparison.json").read_text())["seeds"] == [0, 1]
-    assert _run("compare", run, "--run", out, *options, monkeypatch=monkeypatch) == 0
+    assert json.loads((own / "comparison.json").read_text())["seeds"] == [0, 1]
+    assert _run("compare", own, "--run", out, *options, monkeypatch=monkeypatch) == 0
 
 
 def test_retrain_takes_a_published_name(
@@ -148,15 +155,15 @@ def test_show_draws_whatever_names_a_genotype(
 
 
 def test_a_comparison_with_other_settings_goes_beside(
-    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The search has made one in RUN/compare; the README's next command asks for more."""
     options = ["--epochs", "1", "--channels", "4", "--random-cells", "3", "--batch-size", "256", "--json"]
     for _ in range(2):
-        assert _run("compare", run, *options, monkeypatch=monkeypatch) == 0
-        assert json.loads(capsys.readouterr().out)["path"] == str(run / "compare-2")
-    assert _run("show", run / "compare-2", "--json", monkeypatch=monkeypatch) == 0
-    assert json.loads(capsys.readouterr().out)["text"] == (run / "genotype.txt").read_text().strip()
+        assert _run("compare", own, *options, monkeypatch=monkeypatch) == 0
+        assert json.loads(capsys.readouterr().out)["path"] == str(own / "compare-2")
+    assert _run("show", own / "compare-2", "--json", monkeypatch=monkeypatch) == 0
+    assert json.loads(capsys.readouterr().out)["text"] == (own / "genotype.txt").read_text().strip()
 
 
 def test_a_space_in_a_file_is_searched_at_its_own_depth_and_unshared(
