@@ -104,6 +104,7 @@ def cell(
         return _reference(sources, weights, parameters, plan, bypass=bypass, noise=noise, mean=mean, var=var, eps=eps)
     if memory in MEMORY and not _any_gradient(*sources, *parameters, *noise, weights, bypass):
         memory = "lean"
+    maps.count_flops()
     out: Tensor
     out, mean, var, _ = torch.ops.fastdarts.cell(*arguments, _encoded(plan), memory, eps)
     return out, mean, var

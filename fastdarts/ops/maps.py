@@ -7,6 +7,7 @@ A map is a tensor [N, C, H, W] with `stride(1) == 1` and one pixel stride P: `x[
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -22,6 +23,7 @@ __all__ = [
     "arithmetic",
     "as_maps",
     "check_stored",
+    "count_flops",
     "empty",
     "empty_maps",
     "is_maps",
@@ -109,6 +111,12 @@ def check_stored(op: str, name: str, x: Tensor) -> None:
     if x.dtype not in allowed:
         got, *names = map(dtype_name, (x.dtype, *allowed))
         raise TypeError(f"{op}: {name} is {got}; expected {', '.join(names[:-1])} or {names[-1]}")
+
+
+def count_flops() -> None:
+    """Make the formulas of :mod:`fastdarts.ops._flops` known where something watches torch's ops, as a counter does."""
+    if not torch.compiler.is_compiling() and torch._C._len_torch_dispatch_stack():
+        importlib.import_module("fastdarts.ops._flops").known_to_counter()
 
 
 def keep_if_captured(constants: object, device: torch.device) -> None:
