@@ -2,10 +2,10 @@
 
     OMP_NUM_THREADS=1 python -m bench.exactness [seeds] [side]
 
-A `fastdarts.compat.darts.Network` (C 8, 3 cells, batch 16) makes one training pass and one in evaluation: on the engine,
-in plain torch (the reference backend, bit for bit what quark0's code gives: tests/test_compat_golden.py) and in plain
-torch in float64. For logits, loss, the gradients of alphas and weights and the running statistics the script prints the
-largest error of each, relative to the largest value, as the geometric mean over the seeds and as its largest.
+A `fastdarts.compat.darts.Network` (C 8, 3 cells, batch 16) makes one pass in training and one in evaluation: on the
+engine, in plain torch (the reference backend, bit for bit what quark0's code gives: tests/test_compat_golden.py) and in
+plain torch in float64. For logits, loss, the gradients of alphas and weights and the running statistics the script
+prints the error of each, relative to its largest value: the geometric mean over the seeds, and the largest.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Search networks of plain torch modules, under quark0's names: what the drop-in must compute, whatever is done to it.
 
-Written without fastdarts: a mixed operation is a loop over its candidates, a cell a loop over its edges. Where the peers fail
-(odd sizes) they pad as docs/drop-in.md says.
+Written without fastdarts: a mixed operation is a loop over candidates, a cell a loop over edges. Where the peers
+fail (odd sizes) they pad as docs/drop-in.md says.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ class Cell(nn.Module):
 
 
 class Trunk(nn.Module):
-    """Stem, cells and classifier; `build(place)` makes a cell from (c_prev_prev, c_prev, channels, reduction, before)."""
+    """Stem, cells, classifier; `build` makes a cell of (c_prev_prev, c_prev, channels, reduction, reduction_prev)."""
 
     def __init__(self, channels: int, classes: int, layers: int, multiplier: int, build: Any) -> None:
         super().__init__()

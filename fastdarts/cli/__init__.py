@@ -319,9 +319,11 @@ def main() -> None:
     # cores from each other as soon as another process wants one: a digits step on two threads takes 0.7 s alone, with
     # either setting, and beside one busy process 2.4 s with OpenMP's own and 1.9 s with this one.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    from fastdarts.nn import import_primitives
     from fastdarts.search import Interrupted
 
     try:
+        import_primitives()
         code = app(standalone_mode=False)
     except UserError as error:
         typer.echo(f"fastdarts: {error}", err=True)

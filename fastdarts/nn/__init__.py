@@ -15,8 +15,8 @@ from fastdarts.nn.operations import (
     SepConv,
     Zero,
     build_op,
-    register_primitive,
 )
+from fastdarts.nn.primitives import import_primitives, register_primitive
 from fastdarts.nn.supernet import Architecture, Supernet
 from fastdarts.nn.trunk import Place, StackedCell, Trunk
 
@@ -41,5 +41,6 @@ __all__ = [
     "Trunk",
     "Zero",
     "build_op",
+    "import_primitives",
     "register_primitive",
 ]

@@ -244,7 +244,7 @@ class Cell(StackedCell, Surveyed):
     ) -> Tensor:
         """What the engine makes of some nodes, None for the whole cell."""
         way = route(survey.plan, active, nodes)
-        count = len(way.plan.edges)
+        count = way.edges
         return self._engine.run(
             self._ops,
             self._stack,
@@ -268,7 +268,7 @@ class Cell(StackedCell, Surveyed):
         own: list[Tensor],
     ) -> list[Tensor]:
         """Some nodes from the states before them; `own` is what edges that are modules give to the first one."""
-        if own and not any(edge.candidates for edge in route(survey.plan, active, nodes).plan.edges):
+        if own and route(survey.plan, active, nodes).empty:
             return [reference.weighted_sum(own)]
         found = list(self._part_of(survey, states, matrix, bypass, active, nodes).split(self.channels, dim=1))
         return [reference.weighted_sum([found[0], *own]), *found[1:]]

@@ -157,7 +157,7 @@ class Engine:
             route: what runs.
             handed: the maps of noise and of modules, as the route lists them.
         """
-        settings, plan = survey.settings if route.norms else None, route.plan
+        settings = survey.settings if route.norms else None
         mean = var = None
         with cast_once(sources[0]) as cast:
             sources = [cast(x) for x in sources]
@@ -167,7 +167,7 @@ class Engine:
                 sources,
                 weights,
                 self._kernels(edges, stack, survey, route),
-                plan,
+                route.plan,
                 bypass=bypass,
                 noise=[cast(each).to(sources[0].dtype) for each in handed],
                 mean=mean,
@@ -176,7 +176,7 @@ class Engine:
                 eps=1e-5 if settings is None else settings.eps,
             )
             if settings is not None and settings.training and settings.track:
-                batch = mean.view(route.norms, plan.mixed), var.view(route.norms, plan.mixed)
+                batch = mean.view(route.norms, route.mixed), var.view(route.norms, route.mixed)
                 count = out.numel() // out.shape[1]
                 places = _some(survey.stacked_norms, route.rows)
                 if places is None or stack is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,23 +30,21 @@ def handed_in(owner: str, route: Route, edges: Sequence[nn.Module], states: Sequ
     Raises:
         UserError: a module that gives another shape, or writes into its input.
     """
-    plan, found, x = route.plan, [], states[0]
-    shape = (x.shape[0], plan.mixed, *(-(-size // plan.stride) for size in x.shape[2:]))
+    x, found = states[0], []
+    shape = (x.shape[0], route.mixed, *(-(-size // route.stride) for size in x.shape[2:]))
     inputs: dict[int, Tensor] = {}
-    for number, column, kind in route.handed:
-        if kind == "noise":
+    for edge, column, source, module in route.handed:
+        if not module:
             # In the layout of the reference, whose values these are.
             drawn = torch.empty(shape, dtype=x.dtype, device=x.device).normal_()
             found.append(drawn.contiguous(memory_format=torch.channels_last))
             continue
-        edge = plan.edges[number]
-        if edge.source not in inputs:
-            inputs[edge.source] = channels_first(states[edge.source][:, : plan.mixed])
-        op = edges[number]._ops[column]  # type: ignore[index, union-attr]
+        if source not in inputs:
+            inputs[source] = channels_first(states[source][:, : route.mixed])
+        candidates: Any = edges[edge]._ops
+        op = candidates[column]
         found.append(
-            _called(
-                op, inputs[edge.source], shape, f"{owner}: {type(op).__name__}, candidate {column} of edge {number},"
-            )
+            _called(op, inputs[source], shape, f"{owner}: {type(op).__name__}, candidate {column} of edge {edge},")
         )
     return found
 

@@ -6,6 +6,7 @@ subclass it is another one, and put back it is the same again. What is not known
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -107,9 +108,14 @@ def _sees_owners_only(hook: Callable[..., Any]) -> bool:
 
 
 def unhooked(module: nn.Module) -> bool:
-    """Whether calling a module is running its class' `forward`, watched by nobody."""
+    """Whether calling a module is running the methods of its class, watched by nobody."""
     own = vars(module)
-    return "forward" not in own and not any(own[name] for name in HOOKS)
+    return not any(own[name] for name in HOOKS) and own.keys().isdisjoint(_methods(type(module)))
+
+
+@functools.cache
+def _methods(kind: type[nn.Module]) -> frozenset[str]:
+    return frozenset(name for name in dir(kind) if callable(getattr(kind, name, None)))
 
 
 def as_known(module: nn.Module, channels: int, stride: int) -> Known | str:

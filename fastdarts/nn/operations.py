@@ -6,8 +6,6 @@ Each one calls its layers, and is whatever these have been made: exchanged, hook
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,7 +13,8 @@ from torch import Tensor, nn
 from fastdarts import reference
 from fastdarts.errors import UserError
 from fastdarts.nn.checks import at_least_one
-from fastdarts.spaces import PRIMITIVES, Primitive, add_primitive
+from fastdarts.nn.primitives import OWN
+from fastdarts.spaces import PRIMITIVES, Primitive
 
 __all__ = [
     "Conv7x1",
@@ -28,7 +27,6 @@ __all__ = [
     "Zero",
     "build_op",
     "channels_first",
-    "register_primitive",
 ]
 
 
@@ -240,36 +238,12 @@ def build_op(primitive: str, channels: int, stride: int, affine: bool, pool_bn: 
     at_least_one("channels", channels)
     if stride not in (1, 2):
         raise UserError(f"stride is {stride!r}", "1 or 2")
-    if primitive in _OWN:
-        return _OWN[primitive](channels, stride, affine)
+    if primitive in OWN:
+        return OWN[primitive](channels, stride, affine)
     op = _build(primitive, channels, stride, affine)
     if pool_bn and PRIMITIVES[primitive].family == "pool":
         return nn.Sequential(op, nn.BatchNorm2d(channels, affine=False))
     return op
-
-
-def register_primitive(name: str, build: Callable[[int, int, bool], nn.Module]) -> None:
-    """Make an operator of one's own a primitive: spaces and genotypes may name it, and the command line's too.
-
-    Where it is a candidate it is called as the module that it is, in plain torch; the rest of its cell stays fused.
-
-    Args:
-        name: an identifier that no primitive of fastdarts has; one's own may be registered anew.
-        build: called as `build(channels, stride, affine)`; gives a module from [N, C, H, W] to
-            [N, C, ceil(H / stride), ceil(W / stride)]. Batch norms have a weight and a bias where `affine`: in derived
-            networks, not in the search.
-
-    Raises:
-        UserError: a name that is taken, or none.
-        TypeError: nothing to call.
-    """
-    if not callable(build):
-        raise TypeError(f"build is a {type(build).__name__}; expected a function of channels, stride and affine")
-    add_primitive(name)
-    _OWN[name] = build
-
-
-_OWN: dict[str, Callable[[int, int, bool], nn.Module]] = {}
 
 
 def _build(name: str, channels: int, stride: int, affine: bool) -> nn.Module:

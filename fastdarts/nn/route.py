@@ -5,14 +5,30 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 
 from fastdarts.plan import CellPlan, EdgePlan, Norm, Parameter
 
-__all__ = ["Active", "Route", "route", "segments"]
+__all__ = ["Active", "Handed", "Route", "route", "segments"]
 
 Active = tuple[tuple[int, ...], ...] | None
+
+
+class Handed(NamedTuple):
+    """A candidate whose map is handed in.
+
+    Args:
+        edge, column: where it is.
+        source: the state that feeds it.
+        module: whether it is a module's; else it is noise.
+    """
+
+    edge: int
+    column: int
+    source: int
+    module: bool
 
 
 @dataclass(frozen=True)
@@ -20,17 +36,25 @@ class Route:
     """What runs of a whole plan.
 
     Args:
-        plan: what runs.
+        plan: what runs, encoded.
+        edges: number of its edges.
+        stride: from its inputs to its nodes.
+        mixed: the channels that candidates run on.
+        empty: whether no candidate runs.
         norms: number of its batch norms.
-        handed: (edge, column, kind) of the candidates whose maps are handed in: `noise` or `module`.
+        handed: the candidates whose maps are handed in.
         kernels: which of the whole plan's convolutions these are, None for all.
         rows: which of its batch norms, None for all.
         read: for each edge which columns of the mixing weights are read; () where all of them are.
     """
 
-    plan: CellPlan
+    plan: str
+    edges: int
+    stride: int
+    mixed: int
+    empty: bool
     norms: int
-    handed: tuple[tuple[int, int, str], ...]
+    handed: tuple[Handed, ...]
     kernels: tuple[int, ...] | None
     rows: tuple[int, ...] | None
     read: tuple[tuple[bool, ...], ...]
@@ -61,13 +85,22 @@ def _route(whole: str, active: Active, nodes: tuple[int, ...] | None) -> Route:
     columns = [{candidate.column for candidate in edge.candidates} for edge in chosen.edges]
     read = tuple(tuple(column in each for column in range(every.width)) for each in columns)
     return Route(
-        chosen,
+        chosen.encode(),
+        len(chosen.edges),
+        chosen.stride,
+        chosen.mixed,
+        not any(edge.candidates for edge in chosen.edges),
         len(chosen.norms),
-        tuple((e, chosen.edges[e].candidates[k].column, chosen.edges[e].candidates[k].kind) for e, k in chosen.noises),
+        tuple(_handed(chosen, *place) for place in chosen.noises),
         None if len(kernels) == len(every.parameters) else kernels,
         None if len(rows) == len(every.norms) else rows,
         () if all(map(all, read)) else read,
     )
+
+
+def _handed(plan: CellPlan, edge: int, position: int) -> Handed:
+    candidate = plan.edges[edge].candidates[position]
+    return Handed(edge, candidate.column, plan.edges[edge].source, candidate.kind == "module")
 
 
 def _edges(plan: CellPlan, active: Active, nodes: Sequence[int]) -> tuple[EdgePlan, ...]:

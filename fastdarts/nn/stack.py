@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from math import prod
 from typing import Any, NamedTuple
 
@@ -103,8 +104,10 @@ class Stack(nn.Module):
         """The weights of convolutions, as views made by one split a source.
 
         Args:
-            chosen: which convolutions, rising.
+            chosen: which convolutions.
         """
+        if any(after <= before for before, after in pairwise(chosen)):  # someone has changed the candidates' order
+            return [self.kernel(index) for index in chosen]
         wanted = [self._kernels[index] for index in chosen]
         # What lies between two that are wanted is one piece: a path has a dozen of a hundred.
         sizes: dict[int, list[int]] = {}
@@ -125,6 +128,12 @@ class Stack(nn.Module):
             return self._cut[index]
         source, start, shape = self._kernels[index]
         return self._source(source).narrow(0, start, prod(shape)).view(shape)
+
+    def gradient(self, index: int) -> Tensor | None:
+        """The gradient of one convolution's weight, a view; None where its source has none."""
+        source, start, shape = self._kernels[index]
+        whole = self._source(source).grad
+        return None if whole is None else whole.narrow(0, start, prod(shape)).view(shape)
 
     def follow(self, given: Tensor, name: str) -> None:
         """Take over the dtype and device of a tensor that `load_state_dict(assign=True)` puts in place."""
@@ -177,7 +186,7 @@ class _Stacked(nn.Module):
             if isinstance(value, Tensor) and (value.data_ptr(), value.shape) == (own.data_ptr(), own.shape):
                 return  # `layer.name += 1` has written in place already
             self._leave()
-        super().__setattr__(name, value)
+        nn.Module.__setattr__(self, name, value)
 
     def _leave(self) -> None:
         """Keep tensors of its own from now on, as the layer that it was before."""
@@ -195,6 +204,7 @@ class _Stacked(nn.Module):
         for name in self._names:
             value = getattr(self, name)
             destination[prefix + name] = value if keep_vars else value.detach()
+        super()._save_to_state_dict(destination, prefix, keep_vars)
 
     def _load_from_state_dict(
         self,

@@ -44,7 +44,7 @@ def cell(
     sources: Sequence[Tensor],
     weights: Tensor,
     parameters: Sequence[Tensor],
-    plan: CellPlan,
+    plan: CellPlan | str,
     *,
     bypass: Tensor | None = None,
     noise: Sequence[Tensor] = (),
@@ -77,7 +77,7 @@ def cell(
         weights: [E, >= width], floating; mixing weights by edge and column, edge weights multiplied in. What no
             candidate of the plan has is not read, and its gradient is 0.
         parameters: of the shapes in `plan.parameters`, in that order, floating.
-        plan: what is computed.
+        plan: what is computed; encoded too.
         bypass: [E], floating; edge weights of the channels that are not mixed, None for 1 each. Only with partial > 1.
         noise: a map [N, C / partial, H', W'] for each candidate of the plan that is handed in, noise or what a module
             computed; the dtype of the sources.
@@ -100,13 +100,16 @@ def cell(
     arguments = (list(sources), weights, bypass, list(parameters), list(noise), mean, var)
     check_tensors(*arguments)
     if on_reference(sources[0].device.type):
-        check(*arguments, plan, memory)
-        return _reference(sources, weights, parameters, plan, bypass=bypass, noise=noise, mean=mean, var=var, eps=eps)
+        decoded = CellPlan.decode(plan) if isinstance(plan, str) else plan
+        check(*arguments, decoded, memory)
+        options = {"bypass": bypass, "noise": noise, "mean": mean, "var": var}
+        return _reference(sources, weights, parameters, decoded, **options, eps=eps)
     if memory in MEMORY and not _any_gradient(*sources, *parameters, *noise, weights, bypass):
         memory = "lean"
     maps.count_flops()
     out: Tensor
-    out, mean, var, _ = torch.ops.fastdarts.cell(*arguments, _encoded(plan), memory, eps)
+    text = plan if isinstance(plan, str) else _encoded(plan)
+    out, mean, var, _ = torch.ops.fastdarts.cell(*arguments, text, memory, eps)
     return out, mean, var
 
 
