@@ -170,8 +170,7 @@ def compose(name: str, chosen: list[tuple[str, float, int]], training: bool) -> 
     generator = torch.Generator().manual_seed(3)
     named = {key: torch.randn(shape, generator=generator, dtype=torch.float64) for key, shape in subject.shapes.items()}
     for model, call in ((subject.plain, subject.twin), (subject.ours, subject.call)):
-        outcome(model.train(training), call, named)  # both have run, as a network has that someone opens
-        model.zero_grad()
+        call(model.train(training), named)  # both have run, as a network has that someone opens
         model.train(training)
         counts: Counter = Counter()
         handles = []
