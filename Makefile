@@ -6,6 +6,7 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 METHOD ?=
 ARGS ?=
+ROWS ?=
 BENCH ?= bench
 RESULT ?= bench/results/local/benchmarks.json
 
@@ -14,14 +15,30 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # pip's options for finding torch: without a GPU, name PyTorch's own CPU index here to download a tenth as much.
 TORCH_INDEX ?=
 
-.PHONY: search test bench sanitize clean
+# The GPU machine's Triton, beside the installed one: tests compile the kernels with both.
+TRITON ?= 3.6.0
+GPU_TRITON := $(VENV)/triton-$(TRITON)
+
+.PHONY: search test test-machines mutants paper bench sanitize clean
 
 search: $(VENV)/ready
 	$(BIN)/fastdarts search --random-cells 5 $(if $(METHOD),--method $(METHOD)) $(ARGS)
 
 # A process a core, each file in one of them; pytest-benchmark's plugin warns beside xdist, and warnings are errors.
-test: $(VENV)/ready
+test: $(VENV)/ready $(GPU_TRITON)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -p no:benchmark --cov=fastdarts $(ARGS)
+
+# The numeric tests as on other machines: instruction sets, oneDNN, threads, load, order. Some: make test-machines ROWS="base avx2"
+test-machines: $(VENV)/ready
+	$(BIN)/python tests/machines.py $(ROWS)
+
+# What the tests are worth: planted faults, each of which some test must find. Some: make mutants ARGS="--only stencil"
+mutants: $(VENV)/ready
+	$(BIN)/python tests/mutants.py $(ARGS)
+
+# Every kernel that the networks' steps launch, compiled for sm_90 by both versions of Triton: hours of a core at first.
+paper: $(VENV)/ready $(GPU_TRITON)
+	$(BIN)/python tests/paper_all.py $(ARGS)
 
 # On an idle machine only. One file with torch.compile beside it: make bench BENCH=bench/bench_cell.py ARGS=--compile
 bench: $(VENV)/ready
@@ -37,12 +54,17 @@ sanitize: $(VENV)/ready
 # Byte-compiling every module of torch takes longer than the few that are imported need: --no-compile.
 $(VENV)/ready: pyproject.toml setup.py fastdarts/__init__.py $(shell find csrc -type f)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.11")'
-	@echo "Setting up $(VENV), once: a minute or two, and up to 3 GB to download where torch comes with CUDA"
+	@echo "Setting up $(VENV), once: about two minutes on two cores, and up to 3 GB to download where torch comes with CUDA"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet --no-compile "setuptools>=68" wheel "pybind11>=2.12"
+	$(PIP) install --quiet --no-compile "setuptools>=68" wheel "pybind11>=2.12" "ninja>=1.10"
 	$(PIP) install --quiet --no-compile --no-deps $(TORCH_INDEX) "$(TORCH)"
 	$(PIP) install --quiet --no-compile --no-build-isolation -e ".[test]"
 	@touch $@
+
+# 200 MB; without a network its tests say that they are skipped, and a later call tries again.
+$(GPU_TRITON): | $(VENV)/ready
+	@if $(PIP) install --quiet --no-compile --no-deps --target $@.part "triton==$(TRITON)"; then mv $@.part $@; \
+	else rm -rf $@.part; echo "No triton $(TRITON) (no network, or none for this Python): its tests are skipped"; fi
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info fastdarts/*.so

@@ -1,8 +1,22 @@
-"""The one error a user can cause: it says what was wrong, what was expected and what to do."""
+"""What ends a call early: bad input, with what was expected and what to do, and the user's wish to stop."""
 
 from __future__ import annotations
 
-__all__ = ["UserError"]
+from pathlib import Path
+
+__all__ = ["Interrupted", "UserError"]
+
+
+class Interrupted(Exception):
+    """The user asked to stop; the state was saved first.
+
+    Args:
+        path: the folder in which the work goes on.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        super().__init__(f"stopped; the state is saved in {path}")
 
 
 class UserError(ValueError):

@@ -194,16 +194,20 @@ def assert_same_function(case: Given, **others: object) -> None:
 
 
 def assert_rounds_as_plain_torch(
-    case: Given, dtype: torch.dtype, *, wide: torch.dtype | None = None, gradients: bool = True
+    *cases: Given, dtype: torch.dtype, wide: torch.dtype | None = None, gradients: bool = True
 ) -> None:
-    """The tolerance rule, with one scale for all: a gradient that cancels is made of terms as large as another's.
+    """The tolerance rule over all cases, with one scale for all: a gradient that cancels has terms as large as any.
 
-    The gradients of all kernels of one name count as one: plain torch's error in the nine numbers of one is chance.
+    The gradients of all kernels of one name, and those of all cases, count as one: plain torch's error in the nine
+    numbers of one is chance.
     """
-    ref64, own, eager = (
-        joined(outcome(function, case, kind, wide=wide), gradients)
-        for function, kind, wide in ((reference, torch.float64, None), (cell, dtype, wide), (reference, dtype, wide))
-    )
+
+    def all_cases(function: Callable[..., tuple[Tensor, ...]], kind: torch.dtype, wide: torch.dtype | None) -> dict:
+        found = [joined(outcome(function, case, kind, wide=wide), gradients) for case in cases]
+        return {name: torch.stack([each[name] for each in found]) for name in found[0]}
+
+    ref64 = all_cases(reference, torch.float64, None)
+    own, eager = (all_cases(function, dtype, wide) for function in (cell, reference))
     largest = max(float(value.abs().max()) for value in ref64.values() if value.numel())
     assert_all_within(own, eager, ref64, terms=largest)
 

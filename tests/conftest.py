@@ -23,8 +23,22 @@ if not torch.cuda.is_available():
 settings.register_profile("fastdarts", derandomize=True, deadline=None, max_examples=50)
 settings.load_profile("fastdarts")
 
+# What tests/machines.py asks of this process beside its environment, as `isa=avx2,threads=2`.
+MACHINE = dict(each.split("=") for each in os.environ.get("FASTDARTS_TEST_MACHINE", "").split(",") if each)
+
+
+def pytest_sessionstart() -> None:
+    if "isa" in MACHINE:
+        importlib.import_module("fastdarts._C").choose_isa(MACHINE["isa"])
+    if "onednn" in MACHINE:
+        torch.backends.mkldnn.set_flags(MACHINE["onednn"] == "on")
+    if "denormals" in MACHINE:
+        torch.set_flush_denormal(MACHINE["denormals"] == "flush")
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if "order" in MACHINE:
+        random.Random(MACHINE["order"]).shuffle(items)
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if marked and not torch.cuda.is_available():
         for item in marked:
@@ -33,9 +47,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> Iterator[None]:
-    """Sums split over threads would round differently from machine to machine."""
+    """A process a core: two threads each would wait for each other. `threads` of tests/machines.py asks for more."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(MACHINE.get("threads", 1)))
     yield
     torch.set_num_threads(before)
 

@@ -58,7 +58,9 @@ def test_single_precision_rounds_as_plain_torch(
     name: str, backend: str, triton_device: torch.device, choose: Callable[[str], use_backend]
 ) -> None:
     with choose(backend):
-        oracle.assert_rounds_as_plain_torch(oracle.given_for(PLANS[name][0], 4, 9, 8).to(triton_device), torch.float32)
+        oracle.assert_rounds_as_plain_torch(
+            oracle.given_for(PLANS[name][0], 4, 9, 8).to(triton_device), dtype=torch.float32
+        )
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
@@ -69,7 +71,9 @@ def test_half_precision_rounds_as_plain_torch(
 ) -> None:
     case = oracle.given_for(PLANS[name][0], 4, 9, 8).to(triton_device)
     with choose(backend):
-        oracle.assert_rounds_as_plain_torch(case, dtype, wide=torch.float32, gradients=name.startswith("mixed op"))
+        oracle.assert_rounds_as_plain_torch(
+            case, dtype=dtype, wide=torch.float32, gradients=name.startswith("mixed op")
+        )
 
 
 @pytest.mark.usefixtures("poisoned_memory")
@@ -100,7 +104,7 @@ def on_cuda_cells(on_shim: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Itera
 def test_cuda_and_triton_make_a_cell_together(name: str) -> None:
     with use_backend("triton"):
         case = oracle.given_for(PLANS[name][0], 4, 9, 8)
-        oracle.assert_rounds_as_plain_torch(case, torch.float32)
+        oracle.assert_rounds_as_plain_torch(case, dtype=torch.float32)
         found = [outcome(cell, given(name), torch.float32, memory=memory) for memory in MEMORY]
     assert all(torch.equal(value, each[key]) for each in found[1:] for key, value in found[0].items())
 

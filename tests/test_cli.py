@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import typer.main
 
+import fastdarts
 from fastdarts import cli
 
 TINY = ["--epochs", "1", "--channels", "4", "--layers", "3", "--device", "cpu", "--set", "batch_size=256"]
@@ -243,6 +245,26 @@ def test_a_terminal_of_80_columns_shows_step_and_time_left(capsys: pytest.Captur
     err = capsys.readouterr().err
     for shown in ("epoch 1/15", "4/330", "-:--:--", "train 1.500", "7 ms/step", "peak 1 MiB"):
         assert shown in err, shown
+
+
+@pytest.mark.parametrize(
+    ("typed", "code", "said"),
+    [
+        ("--help", 0, "Differentiable architecture search"),
+        ("-h", 0, "Differentiable architecture search"),
+        ("--version", 0, f"fastdarts {fastdarts.__version__}"),
+        ("search -h", 0, "--hypergradient"),
+        ("serch", 2, "Did you mean 'search'?"),
+        ("search --metod gdas", 2, "No such option: --metod"),
+        ("search --epochs many", 2, "Invalid value for '--epochs'"),
+    ],
+)
+def test_help_and_mistyped_commands_come_before_torch(typed: str, code: int, said: str) -> None:
+    end = "assert 'torch' not in sys.modules"
+    script = f"import sys\ntry:\n    from fastdarts.cli import main\n    main()\nfinally:\n    {end}"
+    done = subprocess.run([sys.executable, "-c", script, *typed.split()], capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    assert said in (done.stderr if code else done.stdout)
 
 
 def test_without_a_command_there_is_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

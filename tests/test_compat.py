@@ -156,10 +156,14 @@ def test_derived_networks_take_any_genotype_with_the_four_fields() -> None:
         model = darts.NetworkCIFAR(4, 3, 4, False, genotype)
         model.drop_path_prob = 0.2
         assert model(torch.randn(2, 3, 8, 8))[0].shape == (2, 3)
-    with pytest.raises(UserError, match="normal cell has 3 edges; expected two per node"):
+    with pytest.raises(UserError, match="in the normal cell, an odd number of inputs, 3; expected 2 for each node"):
         darts.NetworkCIFAR(4, 3, 4, False, own._replace(normal=pairs[:3]))
     with pytest.raises(TypeError, match="expected the fields normal, normal_concat, reduce, reduce_concat"):
-        darts.NetworkCIFAR(4, 3, 4, False, "DARTS_V2")
+        darts.NetworkCIFAR(4, 3, 4, False, ["DARTS_V2"])
+    named = darts.NetworkCIFAR(4, 3, 4, False, "DARTS_V2").genotype
+    assert named == spaces.published("DARTS_V2") == darts.NetworkCIFAR(4, 3, 4, False, str(named)).genotype
+    with pytest.raises(UserError, match="no published genotype 'DARTS_V3'"):
+        darts.NetworkCIFAR(4, 3, 4, False, "DARTS_V3")
 
 
 @pytest.mark.parametrize("unrolled", [False, True], ids=["first order", "unrolled"])

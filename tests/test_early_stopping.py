@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,52 +12,12 @@ import torch
 from fastdarts.errors import UserError
 from fastdarts.runs import RunFolder
 from fastdarts.search import METHODS, Interrupted, configure, job, resume, search
-from fastdarts.search.choices import EpochEnd, Guard, Rollback, Stage, Stop
+from fastdarts.search.choices import EpochEnd, Stage, Stop
 from fastdarts.search.early_stopping import AdaptiveWeightDecay, EarlyStopping, Rise
 from fastdarts.search.methods import compose
 from fastdarts.spaces import Genotype
 from tests import tiny
-
-EPOCHS = 50
-
-
-def published(
-    values: dict[int, float], *, every: int = 2, window: int = 5, delta: int = 4, factor: float = 1.3, start: int = 10
-) -> int | None:
-    """Facts, section 6.1, in epochs: where the search is to stop or to go back to, judged at the newest value."""
-    epochs = sorted(values)
-    averages: dict[int, float] = {}
-    for seen in range(-(-window // 2), len(epochs) + 1):
-        newest = epochs[:seen][-window:]
-        averages[epochs[seen - 1] - every * (window // 2)] = sum(values[epoch] for epoch in newest) / len(newest)
-    now = epochs[-1] - every * (window // 2)
-    back = now - every * delta
-    return back if back >= start and averages[now] / averages[back] > factor else None
-
-
-def measured_at(stage_epoch: int, every: int, epochs: int = EPOCHS) -> bool:
-    return stage_epoch % every == 0 or stage_epoch == epochs - 1
-
-
-def end_of(epoch: int, start: int, value: float | None, told: list[str], *, epochs: int = EPOCHS) -> EpochEnd:
-    record = {} if value is None else {"eigenvalue": value}
-    stage = Stage(start, epochs, tiny.SPACE, 3)
-    return EpochEnd(epoch, stage, None, None, {}, record, told.append)  # type: ignore[arg-type]
-
-
-def saved(guard: Guard, new: Callable[[], Guard]) -> Guard:
-    """The guard as a resumption makes it."""
-    made = new()
-    made.load_state_dict(json.loads(json.dumps(guard.state_dict())))
-    return made
-
-
-def walk(seed: int, epochs: int = EPOCHS) -> list[float]:
-    """Positive eigenvalues that wander, some fast enough to trigger."""
-    generator = torch.Generator().manual_seed(seed)
-    steps = torch.randn(epochs, generator=generator, dtype=torch.float64) * 0.12 + 0.01 * (seed % 4)
-    return steps.cumsum(0).exp().mul(0.2).tolist()
-
+from tests.eigenvalues import EPOCHS, end_of, measured_at, published, saved, walk
 
 RULES = [
     {},
@@ -146,98 +104,6 @@ def test_a_new_stage_begins_anew_and_a_rollback_forgets() -> None:
     assert guard.answer() == 3
 
 
-Event = tuple[int, int, float]
-
-
-def world(seed: int) -> Callable[[int, float], float]:
-    """The eigenvalue by epoch and weight decay: the more decay, the slower the rise."""
-    wander = walk(seed)
-
-    def value(epoch: int, decay: float) -> float:
-        return wander[epoch] ** 0.4 * math.exp(0.02 * (seed % 3) * epoch / (1 + decay / 1e-3))
-
-    return value
-
-
-def recursion(value: Callable[[int, float], float], first: int, known: dict[int, float], decay: float) -> list[Event]:
-    """DARTS-ADA as published: train to a rise, go back, and train on with more decay; no guard, no state."""
-    final = round(math.log(0.03) / math.log(decay), 1) == 1.0
-    for epoch in range(first, EPOCHS):
-        if not measured_at(epoch, 2):
-            continue
-        known = known | {epoch: value(epoch, decay)}
-        back = published(known) if epoch < EPOCHS - 1 else None
-        if back is not None and not final:
-            kept = {each: seen for each, seen in known.items() if each <= back}
-            return [(epoch, back, decay), *recursion(value, back + 1, kept, decay * 10)]
-    return []
-
-
-def run_guard(value: Callable[[int, float], float]) -> Iterator[Event]:
-    """The guard in a loop as the search's, which saves and loads it after every epoch."""
-
-    def new() -> AdaptiveWeightDecay:
-        return AdaptiveWeightDecay(Rise(), 2, weight_decay=3e-4, factor=10.0, largest=0.03)
-
-    guard, decay, start, epoch = new(), 3e-4, 0, -1
-    kept: dict[int, int] = {}
-    while epoch + 1 < start + EPOCHS:
-        epoch += 1
-        at = epoch - start
-        if guard.keeps(at):
-            kept[epoch] = at
-            kept = {run: old for run, old in kept.items() if old >= at - guard.memory}
-        seen = value(at, decay) if measured_at(at, 2) else None
-        action = guard.after_epoch(end_of(epoch, start, seen, []))
-        if action is not None:
-            assert isinstance(action, Rollback)
-            yield at, kept[action.epoch], decay
-            decay = action.settings["weight_decay"]
-            kept = {run: old for run, old in kept.items() if run <= action.epoch}
-            start = epoch - kept[action.epoch]
-            guard.rolled_back(action.epoch)
-        guard = saved(guard, new)  # type: ignore[assignment]
-
-
-def test_adapting_against_the_published_recursion() -> None:
-    found = {seed: list(run_guard(world(seed))) for seed in range(60)}
-    for seed, events in found.items():
-        due = recursion(world(seed), 0, {}, 3e-4)
-        assert [event[:2] for event in events] == [event[:2] for event in due]
-        assert [event[2] for event in events] == pytest.approx([event[2] for event in due])
-    # At 0.03 it ends: never more than two, and all cases occur.
-    assert {len(events) for events in found.values()} == {0, 1, 2}
-
-
-def test_a_rise_soon_after_a_rollback_leads_behind_it() -> None:
-    """One after epoch 28 leads to 16; the next, after epoch 24 with more decay, to 12."""
-
-    def value(epoch: int, decay: float) -> float:
-        return 10.0 if epoch >= (28 if decay < 1e-3 else 24) else 1.0
-
-    assert [event[:2] for event in run_guard(value)] == [(28, 16), (24, 12)]
-    assert [event[:2] for event in recursion(value, 0, {}, 3e-4)] == [(28, 16), (24, 12)]
-
-
-@pytest.mark.parametrize(
-    ("decay", "factor", "largest", "steps"),
-    [(3e-4, 10.0, 0.03, [3e-3, 0.03]), (3e-4, 3.0, 243e-4, [9e-4, 27e-4, 81e-4, 243e-4]), (0.02, 10.0, 0.03, [0.03])],
-)
-def test_weight_decays_that_it_takes(decay: float, factor: float, largest: float, steps: list[float]) -> None:
-    rule = Rise(window=1, delta=1, factor=1.3, start_epoch=0)
-    guard = AdaptiveWeightDecay(rule, 1, weight_decay=decay, factor=factor, largest=largest)
-    taken, start = [], 0
-    for epoch in range(12):
-        action = guard.after_epoch(end_of(epoch, start, 2.0**epoch, []))
-        if action is not None:
-            taken.append(action.settings["weight_decay"])  # type: ignore[attr-defined]
-            start += 1
-            guard.rolled_back(epoch - 1)
-    assert taken == pytest.approx(steps)
-    assert guard.final
-    assert not guard.keeps(0)
-
-
 def test_published_settings() -> None:
     for name in ("r-darts-es", "r-darts-ada"):
         config = configure(name, data="cifar10")
@@ -266,6 +132,7 @@ def test_published_settings() -> None:
         ("r-darts-ada", {"weight_decay": 0.0}, "weight_decay 0 with"),
         ("r-darts-ada", {"weight_decay": 0.1}, "weight_decay 0.1 with"),
         ("r-darts-ada", {"max_weight_decay": 1.0}, "max_weight_decay 1"),
+        ("r-darts-ada", {"ada_history": "code"}, "ada_history is 'code'; expected one of paper, published"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
 )

@@ -75,9 +75,10 @@ def test_float16(triton_device: torch.device) -> None:
     case = Case(mixed=4, partial=2, edges=(EVERY,))
     half, double = torch.float16, torch.float64
     got, exact = (launch(replace(case, dtype=dtype), triton_device, like=half) for dtype in (half, double))
+    largest = max(float(value.abs().max()) for value in exact.values())  # a sum that cancels has terms of that size
     for name, ref64 in exact.items():
         found = got[name] if got[name].dtype == half else got[name].float()  # sums are float32's
-        assert_within(name, found, ref64.to(found.dtype), ref64, terms=100.0)
+        assert_within(name, found, ref64.to(found.dtype), ref64, terms=largest)
 
 
 @pytest.mark.parametrize("offset", [100.0, -1e4])
@@ -167,8 +168,10 @@ def test_several_programs_slots_and_images_do_what_the_cpu_does(
         monkeypatch.setattr(triton_ops, name, value)
     case = replace(case, dtype=torch.float64)
     got = launch(case, triton_device)
-    for name, wanted in launch(case, torch.device("cpu"), cpu).items():
-        assert_within(name, got[name].cpu(), wanted, wanted.double(), terms=1e5)
+    expected = launch(case, torch.device("cpu"), cpu)
+    largest = max(float(value.abs().max()) for value in expected.values() if value.numel())
+    for name, wanted in expected.items():
+        assert_within(name, got[name].cpu(), wanted, wanted.double(), terms=largest)
 
 
 @pytest.mark.usefixtures("poisoned_memory")
@@ -205,7 +208,7 @@ def test_two_edges_from_one_source_add_up(partial: int, triton_device: torch.dev
     both = torch.ones_like(x)
     added([both, both])
     first, second = added([torch.ones_like(x), torch.zeros_like(x)])
-    assert_within("dx", both, first + second, first.double() + second.double(), terms=10.0)
+    assert_within("dx", both, first + second, first.double() + second.double(), terms=float(first.abs().max()) * 2)
 
 
 @pytest.mark.parametrize("edge", [EVERY, STRIDED])
@@ -232,7 +235,9 @@ def test_strips_of_rows_meet(
         return dx.cpu()
 
     wanted = gradient(cpu, torch.device("cpu"))
-    assert_within("dx", gradient(triton_ops, triton_device), wanted, wanted, terms=10.0)
+    # A pixel takes part in nine windows of either pool.
+    terms = 18 * float(g.abs().max() * alpha.abs().max() + gamma.abs().max())
+    assert_within("dx", gradient(triton_ops, triton_device), wanted, wanted, terms=terms)
 
 
 @pytest.mark.parametrize("shape", [(3, 4, 5, 6), (1, 17, 1, 3)], ids=str)
@@ -269,8 +274,9 @@ def test_moments_of_what_is_not_finite(value: float, triton_device: torch.device
     x[0, 0, 0, 0] = x[20, 0, 1, 1] = x[39, 2, 1, 1] = value
     mean, var = triton_ops.pool_moments(x, 1, max_pool=True, avg_pool=True)
     for i, pool in enumerate((max_pool, avg_pool)):
-        pooled = pool(x.double())
-        assert_within("mean", mean[i], pooled.mean((0, 2, 3)), pooled.mean((0, 2, 3)), terms=10.0 * 2**30)
+        own, pooled = (pool(values).double() for values in (x, x.double()))  # the values are float32's
+        eager, exact = own.mean((0, 2, 3)).float(), pooled.mean((0, 2, 3))
+        assert_within("mean", mean[i].float(), eager, exact, terms=float(x.nan_to_num(0, 0, 0).abs().max()))
         assert torch.equal(var[i].isnan(), pooled.var((0, 2, 3)).isnan())
 
 

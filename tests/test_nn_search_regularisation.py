@@ -162,7 +162,7 @@ def test_dropout_drops_pooled_features_and_scales_the_others() -> None:
 
 
 def cell_by_hand(cell: Cell, *, path: float, skip: float) -> Callable[[oracle.Named], Tensor]:
-    """A cell whose edges, and elements after identities, are dropped; drawn node by node, elements before edges."""
+    """A cell whose edges, and elements after identities, are dropped; drawn edge by edge, elements first."""
 
     def mixed(x: Tensor, row: Tensor, stride: int, names: tuple[str, ...], named: oracle.Named, e: int) -> Tensor:
         terms = []
@@ -183,10 +183,10 @@ def cell_by_hand(cell: Cell, *, path: float, skip: float) -> Callable[[oracle.Na
             for e in cell.space.into(node):
                 edge = cell.space.edges[e]
                 stride = 2 if cell.reduction and edge.source < 2 else 1
-                terms.append(mixed(states[edge.source], named["weights"][e], stride, edge.primitives, named, e))
-            if path:
-                kept = [torch.empty(len(y), 1, 1, 1, dtype=y.dtype).bernoulli_(1 - path) for y in terms]
-                terms = [y * mask / (1 - path) for y, mask in zip(terms, kept, strict=True)]
+                y = mixed(states[edge.source], named["weights"][e], stride, edge.primitives, named, e)
+                if path:
+                    y = y * torch.empty(len(y), 1, 1, 1, dtype=y.dtype).bernoulli_(1 - path) / (1 - path)
+                terms.append(y)
             states.append(torch.stack(terms).sum(0))
         return torch.cat([states[node] for node in cell.space.concat], 1)
 
@@ -241,6 +241,25 @@ def test_an_edge_of_an_image_is_dropped_whole_identity_and_all() -> None:
     assert binomtest(int(gone.sum()), len(gone), 0.25).pvalue > 1e-3
     kept = (whole / 0.75).repeat(8, 1, 1, 1)[~gone].detach()
     assert_within("kept", found[~gone], kept, kept.double(), terms=100 * float(kept.abs().max()))
+
+
+def test_noise_and_masks_are_drawn_edge_by_edge_as_robustdarts_draws_them() -> None:
+    """S4: an edge's noise, its mask, then the next edge's; by hand from the generator, nothing of the cell's."""
+    noise = define_space("noise", ("noise",), nodes=2).normal
+    cell = Cell(noise, 4, 4, 4, reduction=False, reduction_prev=False)
+    states = torch.randn(2, 6, 4, 3, 5)
+    torch.manual_seed(SEED)
+    found = cell(*states, torch.ones(5, 1), drop_path_prob=0.4)
+    torch.manual_seed(SEED)
+    nodes = []
+    for edges in (2, 3):
+        terms = []
+        for _ in range(edges):
+            drawn = torch.empty(6, 4, 3, 5).normal_()
+            terms.append(drawn / 0.6 * torch.empty(6, 1, 1, 1).bernoulli_(0.6))
+        nodes.append(torch.stack(terms).double().sum(0))
+    expected = torch.cat(nodes, dim=1)
+    assert_within("output", found.detach(), expected.float(), expected, terms=100.0)
 
 
 @pytest.mark.parametrize("active", [None, (0,), (1,), (0, 1)], ids=str)

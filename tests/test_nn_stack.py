@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from golden.recipe import peer_gradients, peer_parameters
+from tolerance import assert_within
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -104,7 +105,9 @@ def test_copies_and_conversions_stay_whole() -> None:
     twin.double()
     assert all(value.dtype in (torch.float64, torch.int64) for value in twin.state_dict().values())
     images = torch.randn(2, 3, 6, 6)
-    assert torch.equal(twin.double()(images.double()).float().round(decimals=3), model(images).round(decimals=3))
+    with use_backend("reference"):
+        exact, eager = twin(images.double()), copy.deepcopy(model)(images)
+    assert_within("logits", model(images), eager, exact)
     edge = copy.deepcopy(model.cells[0]._ops[3])
     assert torch.equal(edge._ops[4].op[1].weight, model.cells[0]._ops[3]._ops[4].op[1].weight)
 

@@ -16,23 +16,36 @@ def off(by: float) -> torch.Tensor:
     return (REF + torch.tensor([0.0, 0.0, by], dtype=torch.float64)).float()
 
 
-def test_twice_the_eager_error_and_one_rounding_pass() -> None:
+def test_twice_the_eager_error_and_two_roundings_of_the_largest_value_pass() -> None:
     assert_within("y", off(2e-3), off(1e-3), REF)
-    assert_within("y", off(3.9 * EPS), off(0.0), REF)
+    assert_within("y", off(7.9 * EPS), off(0.0), REF)
 
 
 def test_more_than_that_fails_and_tells_both_errors() -> None:
     with pytest.raises(AssertionError, match=r"y: error 2\.1\d+e-03, eager's 1\.0\d+e-03"):
         assert_within("y", off(2.1e-3), off(1e-3), REF)
     with pytest.raises(AssertionError, match=r"eager's 0\.000e"):
-        assert_within("y", off(4.3 * EPS), off(0.0), REF)
+        assert_within("y", off(8.3 * EPS), off(0.0), REF)
 
 
-def test_the_dtype_decides() -> None:
-    wrong = REF + torch.tensor([0.0, 0.0, 1e-9], dtype=torch.float64)
+@pytest.mark.parametrize(
+    ("dtype", "roundings"), [(torch.float16, 1), (torch.bfloat16, 1), (torch.float32, 2), (torch.float64, 4)], ids=str
+)
+def test_the_dtype_decides_what_is_granted(dtype: torch.dtype, roundings: int) -> None:
+    eager, unit = torch.tensor([1.0, 0.0], dtype=dtype), torch.finfo(dtype).eps
+    for count in (roundings, roundings + 1):
+        got = torch.tensor([1.0, count * unit], dtype=dtype)
+        if count == roundings:
+            assert_within("y", got, eager, eager.double())
+        else:
+            with pytest.raises(AssertionError, match=str(dtype)):
+                assert_within("y", got, eager, eager.double())
+        assert_within("y", got, eager, eager.double(), terms=2.0)
+
+
+def test_float32_is_seen_in_float64() -> None:
     with pytest.raises(AssertionError, match="float64"):
-        assert_within("y", wrong, REF, REF)
-    assert_within("y", off(1e-3).bfloat16(), REF.bfloat16(), REF)
+        assert_within("y", REF.mul(1 / 3).float().double(), REF / 3, REF / 3, terms=1e4)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

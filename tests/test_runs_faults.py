@@ -186,7 +186,7 @@ def forked_workers_do_not_keep_the_lock(folder: Path) -> None:
             try:
                 run.log({})
             except UserError:
-                time.sleep(60)
+                time.sleep(600)
 
         child = in_child(work)
         time.sleep(0.05)

@@ -10,8 +10,7 @@ from tiny import SPACE, StopAt, assert_same_run, config, images, state_of
 
 from fastdarts.errors import UserError
 from fastdarts.nn import Supernet
-from fastdarts.search import configure, resume, search
-from fastdarts.search.runner import Interrupted
+from fastdarts.search import Interrupted, configure, resume, search
 from fastdarts.spaces import space
 
 AMENDED = {

@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
+from fastdarts import __version__
 from fastdarts.cli import methods, options, plan, tabulate
 from fastdarts.cli import searches as several
 from fastdarts.cli.printing import print_result
-from fastdarts.errors import UserError
+from fastdarts.errors import Interrupted, UserError
 
 __all__ = ["app", "main"]
 
@@ -23,12 +28,28 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Differentiable architecture search: search, retrain, and compare with random choice.\n\n"
     "Start with `fastdarts search`: it searches on scikit-learn's digits and needs no other file.",
 )
 
 # typer 0.29 carries click inside itself and earlier ones import it; what both show is this class's ancestry.
 _USAGE_ERROR = next(each for each in typer.BadParameter.__mro__ if each.__name__ == "ClickException")
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"fastdarts {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Options of no command; the help is the app's own."""
 
 
 @app.command(epilog="Examples: fastdarts search --method pc-darts | fastdarts search --data cifar10 --root ~/data")
@@ -319,12 +340,16 @@ def main() -> None:
     # cores from each other as soon as another process wants one: a digits step on two threads takes 0.7 s alone, with
     # either setting, and beside one busy process 2.4 s with OpenMP's own and 1.9 s with this one.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    from fastdarts.nn import import_primitives
-    from fastdarts.search import Interrupted
-
     try:
-        import_primitives()
-        code = app(standalone_mode=False)
+        with _ended_by_signals():
+            if os.environ.get("FASTDARTS_IMPORT"):  # primitives of one's own; torch with them
+                from fastdarts.nn import import_primitives
+
+                import_primitives()
+            code = app(standalone_mode=False)
+        # What typer makes of KeyboardInterrupt, without a word.
+        if code == 130:
+            raise KeyboardInterrupt
     except UserError as error:
         typer.echo(f"fastdarts: {error}", err=True)
         code = 2
@@ -342,6 +367,22 @@ def main() -> None:
         typer.echo("fastdarts: stopped at once; a run continues from its last checkpoint with --resume", err=True)
         code = 130
     raise SystemExit(code)
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """SIGTERM acts as Ctrl-C does, and both are heard where they were ignored at the start, as SIGINT is in a script's
+    background job: between two parts of the work nothing else would hear them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [(number, signal.signal(number, signal.default_int_handler)) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in before:
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def _how_to_continue(path: Path) -> str:

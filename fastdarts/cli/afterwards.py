@@ -10,6 +10,7 @@ from fastdarts import evaluate
 from fastdarts.report import draw_png, write_report, write_svg
 from fastdarts.runs import RunFolder
 from fastdarts.search import Progress, SearchResult
+from fastdarts.search.interrupt import stoppable
 from fastdarts.spaces import Space
 
 __all__ = ["finish_run", "record_comparison"]
@@ -26,11 +27,12 @@ def finish_run(result: SearchResult, progress: Progress, *, after: Mapping[str, 
     Returns:
         What the command prints: genotype, accuracies, comparison, report.
     """
-    with RunFolder.open(result.path) as folder:
-        summary = _evaluate(result, folder, progress, after)
-    write_svg(result.genotype, result.path / "genotype.svg")
-    draw_png(result.genotype, result.path / "genotype.png")
-    report = write_report(result.path)
+    with stoppable(result.path):
+        with RunFolder.open(result.path) as folder:
+            summary = _evaluate(result, folder, progress, after)
+        write_svg(result.genotype, result.path / "genotype.svg")
+        draw_png(result.genotype, result.path / "genotype.png")
+        report = write_report(result.path)
     return summary | {"search_seconds": result.seconds, "run": str(result.path), "report": str(report)}
 
 

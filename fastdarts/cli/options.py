@@ -39,7 +39,7 @@ __all__ = [
     "Target",
 ]
 
-TARGET_HELP = "A run folder, a published name (DARTS_V2), a file, or a genotype's text."
+TARGET_HELP = "A run folder, a published name (DARTS_V2), a file, FILE:NAME of several, or a genotype's text."
 
 AsJson = Annotated[bool, Option("--json", help="Print the result as JSON on standard output, nothing else.")]
 Backend = Annotated[

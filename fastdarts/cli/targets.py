@@ -52,7 +52,7 @@ def read_space(text: str) -> Space:
 
 
 def read_target(text: str | None) -> Target:
-    """Find out what ``text`` names.
+    """Find out what ``text`` names; of a file with several genotypes ``FILE:NAME``, ``FILE:LINE`` or ``FILE:last``.
 
     Raises:
         UserError: naming what it could have been.
@@ -66,6 +66,9 @@ def read_target(text: str | None) -> Target:
         return _read_run(path)
     if path.is_file():
         return Target(_read_file(path), path.stem)
+    file, _, which = text.rpartition(":")
+    if file and Path(file).is_file():
+        return Target(parse_genotype(_read_text(Path(file)), which), f"{Path(file).stem}-{which}")
     try:
         return Target(published(text), text)
     except UserError as error:
@@ -102,9 +105,10 @@ def _read_run(path: Path) -> Target:
 
 
 def _read_file(path: Path) -> Genotype:
-    if path.suffix == ".json":
-        return Genotype.from_json(_read_json(path))
-    return parse_genotype(_read_text(path))
+    data = _read_json(path) if path.suffix == ".json" else None
+    # Other projects keep theirs as JSON too.
+    own = isinstance(data, dict) and "format" in data
+    return Genotype.from_json(data) if own else parse_genotype(_read_text(path))
 
 
 def _read_json(path: Path) -> Any:

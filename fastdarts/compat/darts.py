@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fastdarts import reference
 from fastdarts.compat.architect import Architect
 from fastdarts.compat.genotypes import PRIMITIVES, Genotype, to_genotype
+from fastdarts.compat.inherit import inherit_weights
 from fastdarts.compat.network import (
     Constructors,
     SearchNetwork,
@@ -55,6 +56,7 @@ __all__ = [
     "SepConv",
     "Zero",
     "drop_path",
+    "inherit_weights",
 ]
 
 
@@ -151,12 +153,15 @@ class NetworkCIFAR(DerivedNetwork):
         num_classes: number of classes.
         layers: number of cells.
         auxiliary: whether there is an auxiliary head.
-        genotype: anything with quark0's four fields, or a :class:`fastdarts.spaces.Genotype`.
+        genotype: anything with quark0's four fields, a :class:`fastdarts.spaces.Genotype`, its text, or the name of a
+            published one.
     """
 
     _stem = "cifar"
 
-    def __init__(self, C: int, num_classes: int, layers: int, auxiliary: bool, genotype: Genotype | _Genotype) -> None:
+    def __init__(
+        self, C: int, num_classes: int, layers: int, auxiliary: bool, genotype: Genotype | _Genotype | str
+    ) -> None:
         known_to_spaces(OPS, OPS)
 
         def build(name: str, channels: int, stride: int) -> nn.Module:

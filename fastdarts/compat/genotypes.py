@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from types import ModuleType
 from typing import NamedTuple
 
 from fastdarts import spaces
@@ -44,22 +46,31 @@ def from_genotype(genotype: spaces.Genotype) -> Genotype:
     return Genotype(edges(normal), concat(normal), edges(reduce), concat(reduce))
 
 
-def to_genotype(genotype: Genotype | spaces.Genotype) -> spaces.Genotype:
-    """fastdarts' form of a genotype with quark0's four fields, of whichever class; fastdarts' own as it is.
+def to_genotype(genotype: Genotype | spaces.Genotype | str) -> spaces.Genotype:
+    """fastdarts' form of a genotype with quark0's four fields, of whichever class, of a text, or of a published name.
+
+    Two edges a node, as quark0 writes them, or all of every node, as SNAS does (`*_edge_all`).
 
     Raises:
-        UserError: an odd number of edges, or what :class:`fastdarts.spaces.CellGenotype` refuses.
+        UserError: a number of edges that is neither, what :class:`fastdarts.spaces.CellGenotype` refuses, or what
+            :func:`fastdarts.spaces.parse_genotype` does: a whole file among others, with the remedy; an unknown name.
         TypeError: something without the four fields.
     """
     if isinstance(genotype, spaces.Genotype):
         return genotype
+    if isinstance(genotype, str):
+        named = re.fullmatch(r"\s*[\w-]+\s*", genotype)
+        return spaces.published(genotype.strip()) if named else spaces.parse_genotype(genotype)
+    if isinstance(genotype, ModuleType):
+        raise TypeError(f"genotype is the module {genotype.__name__}; expected one of its genotypes, as .DARTS_V2")
     if not all(hasattr(genotype, field) for field in Genotype._fields):
         raise TypeError(f"genotype is a {type(genotype).__name__}; expected the fields {', '.join(Genotype._fields)}")
 
-    def cell(kind: str, edges: Sequence[tuple[str, int]], concat: Sequence[int]) -> spaces.CellGenotype:
-        if len(edges) % 2:
-            raise UserError(f"the {kind} cell has {len(edges)} edges", "two per node")
-        return spaces.CellGenotype(tuple(zip(edges[::2], edges[1::2], strict=True)), tuple(concat))
+    def cell(kind: str, edges: Sequence[tuple[str, int]], concat: Sequence[int] | None) -> spaces.CellGenotype:
+        try:
+            return spaces.CellGenotype.from_pairs(edges, concat)
+        except spaces.GenotypeError as error:
+            raise UserError(f"in the {kind} cell, {error.what}", error.expected, error.remedy) from None
 
     return spaces.Genotype(
         {

@@ -13,6 +13,7 @@ from fastdarts._backend import use_backend
 from fastdarts.errors import UserError
 from fastdarts.evaluate.folders import continued, free_folder
 from fastdarts.evaluate.retrain import RetrainConfig, RetrainJob, Sets, begun, images_of, retrain_once
+from fastdarts.search.interrupt import stoppable
 from fastdarts.search.progress import Progress
 from fastdarts.spaces import Genotype, Space, random_genotype
 
@@ -57,23 +58,22 @@ def compare(
     """
     names, configs = _trainings(found, search_space, settings, random_cells, seeds)
     record = _record(search_space, configs) | {"command": command}
-    root = Path(path)
+    root, progress = Path(path), progress or Progress()
+    first = next(iter(configs.values()))
     if not begun(root):
-        first = next(iter(configs.values()))
         with use_backend(first.backend):
             RetrainJob(first, images_of(first, sets))
-    differs = "another genotype, space, seed or budget"
-    with continued(root, record, differs=differs, expected="the arguments that began it") as folder:
+    told = {"differs": "another genotype, space, seed or budget", "expected": "the arguments that began it"}
+    with continued(root, record, first, progress, **told) as folder, stoppable(root):
         results = {
             name: retrain_once(config, folder.path / "trainings" / name, sets=sets, progress=progress)
             for name, config in configs.items()
         }
         grouped = [[results[f"{name}-seed{seed}"] for seed in seeds] for name in names]
         comparison = statistics(grouped[0], grouped[1:])
-        config = next(iter(configs.values()))
-        comparison |= {"seeds": list(seeds), "dataset": config.data, "space": search_space.name}
+        comparison |= {"seeds": list(seeds), "dataset": first.data, "space": search_space.name}
         kept = ("epochs", "channels", "layers", "batch_size")
-        comparison["budget"] = {key: getattr(config, key) for key in kept}
+        comparison["budget"] = {key: getattr(first, key) for key in kept}
         folder.write_json("comparison.json", comparison)
     return comparison
 

@@ -17,10 +17,10 @@ from fastdarts.evaluate.paired import compare_paired
 from fastdarts.evaluate.retrain import RetrainConfig, RetrainJob, Sets, begun, budget, images_of
 from fastdarts.evaluate.tasks import Task, run_tasks
 from fastdarts.search.config import SearchConfig
+from fastdarts.search.interrupt import stoppable
 from fastdarts.search.job import SearchJob
 from fastdarts.search.methods import METHODS, configure, method
 from fastdarts.search.progress import Progress
-from fastdarts.search.runner import Interrupted
 from fastdarts.spaces import Genotype, Space, random_genotype, space
 
 __all__ = ["RANDOM", "compare_methods", "methods_folder"]
@@ -138,13 +138,11 @@ def compare_methods(
     if jobs < 1:
         raise UserError(f"jobs is {jobs}", "at least 1")
     _try(plan, root, sets)
-    differs = "another space, data set, search setting or budget"
-    expected = "the settings that began it; methods and seeds may differ"
-    with continued(root, record, differs=differs, expected=expected) as folder:
-        try:
-            result = _run(plan, root, sets, jobs, progress, command)
-        except Interrupted as stop:
-            raise Interrupted(root) from stop
+    told = {"differs": "another space, data set, search setting or budget"}
+    told["expected"] = "the settings that began it; methods and seeds may differ"
+    first = next(iter(plan.searches().values()))
+    with continued(root, record, first, progress, **told) as folder, stoppable(root):
+        result = _run(plan, root, sets, jobs, progress, command)
         folder.write_json("comparison-methods.json", result)
     return result
 

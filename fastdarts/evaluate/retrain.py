@@ -27,6 +27,7 @@ from fastdarts.search.environment import (
     seed_everything,
 )
 from fastdarts.search.figures import check_batch, evaluate
+from fastdarts.search.interrupt import stoppable
 from fastdarts.search.progress import Progress
 from fastdarts.search.runner import run_job
 from fastdarts.search.schedule import cosine
@@ -196,7 +197,7 @@ def continue_retrain(
         UserError: for a folder that is no retraining, or a checkpoint that is damaged or from elsewhere.
     """
     progress = progress or Progress()
-    with reopened(path, "retrain", RetrainConfig.from_json, progress) as (folder, config):
+    with reopened(path, "retrain", RetrainConfig.from_json) as (folder, config):
         job = RetrainJob(config, images_of(config, sets))
         return job.run(folder, progress, folder.load(previous=previous) if folder.steps() else None)
 
@@ -294,31 +295,32 @@ class RetrainJob:
         """Train to the end, test once, write and return the result."""
         name = folder.path.name
         self.title = name if name.startswith("retrain") else f"retrain {name}"
-        with reproducible(self.device, self.config.threads):
-            run_job(self, folder, progress=progress, checkpoint=checkpoint, save_every=self.config.save_every)
-            test = Batches(
-                self.test_set,
-                batch_size=self.config.batch_size,
-                device=self.device,
-                seed=0,
-                shuffle=False,
-                drop_last=False,
-            )
-            test_loss, test_accuracy = evaluate(self.model, test.once())
-        history = [record for record in folder.metrics() if record["kind"] == "epoch"]
-        body = (weight.numel() for name, weight in self.model.named_parameters() if "auxiliary" not in name)
-        kept = ("seed", "epochs", "channels", "layers", "batch_size", "data")
-        result = {
-            "genotype": self.genotype.to_json(),
-            "text": self.genotype.text(),
-            "test_accuracy": test_accuracy,
-            "test_loss": test_loss,
-            "parameters": sum(body),
-            "history": [{key: each[key] for key in ("epoch", "train_loss", "train_accuracy")} for each in history],
-            "seconds": history[-1]["elapsed_s"],
-            "path": str(folder.path),
-        } | {key: getattr(self.config, key) for key in kept}
-        folder.write_json("retrain.json", result)
+        with stoppable(folder.path):
+            with reproducible(self.device, self.config.threads):
+                run_job(self, folder, progress=progress, checkpoint=checkpoint, save_every=self.config.save_every)
+                test = Batches(
+                    self.test_set,
+                    batch_size=self.config.batch_size,
+                    device=self.device,
+                    seed=0,
+                    shuffle=False,
+                    drop_last=False,
+                )
+                test_loss, test_accuracy = evaluate(self.model, test.once())
+            history = [record for record in folder.metrics() if record["kind"] == "epoch"]
+            body = (weight.numel() for name, weight in self.model.named_parameters() if "auxiliary" not in name)
+            kept = ("seed", "epochs", "channels", "layers", "batch_size", "data")
+            result = {
+                "genotype": self.genotype.to_json(),
+                "text": self.genotype.text(),
+                "test_accuracy": test_accuracy,
+                "test_loss": test_loss,
+                "parameters": sum(body),
+                "history": [{key: each[key] for key in ("epoch", "train_loss", "train_accuracy")} for each in history],
+                "seconds": history[-1]["elapsed_s"],
+                "path": str(folder.path),
+            } | {key: getattr(self.config, key) for key in kept}
+            folder.write_json("retrain.json", result)
         return result
 
     def begin_epoch(self, epoch: int) -> None:

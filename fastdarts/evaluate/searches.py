@@ -18,9 +18,10 @@ from fastdarts.evaluate.retrain import RetrainConfig, RetrainJob, Sets, budget
 from fastdarts.evaluate.tasks import Task, run_tasks
 from fastdarts.runs import RunFolder
 from fastdarts.search.config import SearchConfig
+from fastdarts.search.environment import describe_environment, note_environment, resolve_device
+from fastdarts.search.interrupt import stoppable
 from fastdarts.search.job import SearchJob, SearchResult
 from fastdarts.search.progress import Progress
-from fastdarts.search.runner import Interrupted
 from fastdarts.spaces import Genotype, Space, random_genotype, space
 
 __all__ = ["best_search", "continue_many", "search_many", "selection_budget"]
@@ -98,6 +99,7 @@ def search_many(
     with use_backend(first.backend):
         job = _Many(configs, search_space, train_set, selection)
         record = job.record() | {"command": command, "after": dict(after or {})}
+        record["environment"] = describe_environment(resolve_device(first.device), first.threads)
         with RunFolder.create(path, record) as folder:
             return job.run(folder, jobs, progress or Progress())
 
@@ -204,14 +206,14 @@ class _Many:
 
     def run(self, folder: RunFolder, jobs: int, progress: Progress) -> dict[str, Any]:
         """Search, train, choose, and write the result."""
-        try:
+        note_environment(folder, resolve_device(self.first.device), progress, self.first.threads)
+        with stoppable(folder.path):
             found = self._found(folder.path, jobs, progress)
-        except Interrupted as stop:
-            raise Interrupted(folder.path) from stop
-        best = Genotype.from_json(RunFolder.open(folder.path / f"searches/{found['best']}").read_json("genotype.json"))
-        folder.write_json("genotype.json", best.to_json())
-        folder.write_text("genotype.txt", best.text() + "\n")
-        folder.write_json("searches.json", found)
+            chosen = RunFolder.open(folder.path / f"searches/{found['best']}")
+            best = Genotype.from_json(chosen.read_json("genotype.json"))
+            folder.write_json("genotype.json", best.to_json())
+            folder.write_text("genotype.txt", best.text() + "\n")
+            folder.write_json("searches.json", found)
         return found
 
     def _found(self, root: Path, jobs: int, progress: Progress) -> dict[str, Any]:

@@ -14,15 +14,15 @@ from typing import Any, cast
 from fastdarts._backend import use_backend
 from fastdarts.data import Batches, ImageSet, split_levels
 from fastdarts.errors import UserError
+from fastdarts.evaluate.folders import continued
 from fastdarts.evaluate.regret import Network, Table
 from fastdarts.evaluate.retrain import RetrainConfig, RetrainJob, Sets, begun, images_of
 from fastdarts.evaluate.tasks import Task, run_tasks
-from fastdarts.runs import RunFolder
 from fastdarts.runs.durable import replace_file
-from fastdarts.search.environment import describe_environment, reproducible, resolve_device
+from fastdarts.search.environment import reproducible
 from fastdarts.search.figures import evaluate
+from fastdarts.search.interrupt import Stop, stoppable
 from fastdarts.search.progress import Progress
-from fastdarts.search.runner import Interrupted
 from fastdarts.spaces import CellGenotype, CellSpace, Genotype, Space, parse_genotype
 
 __all__ = ["Training", "genotypes", "tabulate"]
@@ -110,20 +110,13 @@ def tabulate(
     first = configs[0][0]
     record = {"kind": "table", "space": space.to_json(), "portion": portion, "settings": settings}
     record = json.loads(json.dumps(record))
-    root = Path(path)
+    root, progress = Path(path), progress or Progress()
     if not begun(root):
         with use_backend(first.backend):
             train, _, test = _parts(images_of(first, sets), portion, first.seed)
             RetrainJob(first, (train, test))
-    environment = describe_environment(resolve_device(first.device), first.threads)
-    kept = record | {"environment": environment, "command": command}
-    with RunFolder.open(root) if begun(root) else RunFolder.create(root, kept) as folder:
-        if any(folder.config.get(name) != value for name, value in record.items()):
-            raise UserError(
-                f"{root} was begun with another space, budget or portion",
-                "the arguments that began it",
-                "repeat them, or name another folder (--run)",
-            )
+    told = {"differs": "another space, budget or portion", "expected": "the arguments that began it"}
+    with continued(root, record | {"command": command}, first, progress, **told) as folder, stoppable(root):
         # Seed by seed: an unfinished table has all networks with the first.
         trainings = [
             Training(root / "networks" / f"{number:05d}-seed{config.seed}.json", config, images=sets, portion=portion)
@@ -191,14 +184,12 @@ class Training(Task):
 
     def run(self, progress: Progress) -> dict[str, Any]:
         if not self.finished:
-            try:
-                result = self._train()
-            except KeyboardInterrupt:
-                raise Interrupted(self.path.parent.parent) from None
-            replace_file(self.path, (json.dumps(result) + "\n").encode("ascii"))
+            with stoppable(self.path.parent.parent) as stop:
+                result = self._train(stop)
+                replace_file(self.path, (json.dumps(result) + "\n").encode("ascii"))
         return json.loads(self.path.read_text(encoding="ascii"))
 
-    def _train(self) -> dict[str, Any]:
+    def _train(self, stop: Stop) -> dict[str, Any]:
         config = cast(RetrainConfig, self.config)
         with use_backend(config.backend):
             train, valid, test = _parts(images_of(config, self.images), self.portion, config.seed)
@@ -208,6 +199,7 @@ class Training(Task):
                     job.begin_epoch(epoch)
                     for position in range(job.steps):
                         job.step(epoch, position)
+                        stop.check(self.path)
                 body = (weight.numel() for name, weight in job.model.named_parameters() if "auxiliary" not in name)
                 result: dict[str, Any] = {"parameters": sum(body)}
                 for name, images in (("valid", valid), ("test", test)):

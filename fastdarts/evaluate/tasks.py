@@ -18,14 +18,14 @@ from typing import Any
 import torch
 
 from fastdarts.data import ImageSet
-from fastdarts.errors import UserError
+from fastdarts.errors import Interrupted, UserError
 from fastdarts.evaluate.retrain import RetrainConfig, begun, retrain_once
 from fastdarts.nn import import_primitives
 from fastdarts.runs import RunFolder
 from fastdarts.search.config import SearchConfig
+from fastdarts.search.interrupt import stop_on_signal
 from fastdarts.search.loop import resume, search
 from fastdarts.search.progress import Progress
-from fastdarts.search.runner import Interrupted, stop_on_signal
 from fastdarts.spaces import Space
 
 __all__ = ["Task", "run_tasks", "search_once"]
@@ -125,10 +125,12 @@ def run_tasks(tasks: Sequence[Task], *, jobs: int = 1, progress: Progress | None
         raise UserError(f"jobs is {jobs}", "at least 1")
     left = [task for task in tasks if not task.finished]
     if jobs == 1 or len(left) < 2:
-        for count, task in enumerate(left, 1):
-            if len(left) > 1:
-                progress.note(f"{task.path.name}: {count} of {len(left)} to do")
-            task.run(progress)
+        with stop_on_signal() as stop:
+            for count, task in enumerate(left, 1):
+                if len(left) > 1:
+                    progress.note(f"{task.path.name}: {count} of {len(left)} to do")
+                task.run(progress)
+                stop.check(task.path)
     else:
         _Processes(left, jobs, progress).run()
     return [task.run(progress) for task in tasks]
@@ -169,8 +171,7 @@ class _Processes:
                         process.terminate()
         if self.failure is not None:
             raise self.failure
-        if stop.requested:
-            raise Interrupted(self.last.path)
+        stop.check(self.last.path)
 
     def _start(self) -> None:
         # A forked child would share this process' threads' locks and, on a GPU, its context: neither survives a fork.

@@ -315,6 +315,7 @@ class Cell(StackedCell, Surveyed):
     ) -> Tensor:
         for node in self.space.states:
             edges = [e for e in self.space.into(node) if active is None or active[e]]
+            # The mask right after the edge, as RobustDARTS draws it: beside noise the order decides what is drawn.
             terms = [
                 reference.drop_path(self._edge(e, states, rows[e], active, skip_dropout), drop_path_prob) for e in edges
             ]

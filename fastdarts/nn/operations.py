@@ -129,19 +129,21 @@ class SepConv(nn.Module):
 
 
 class Conv7x1(nn.Sequential):
-    """ReLU, a 1x7 and a 7x1 convolution, batch norm; :func:`fastdarts.reference.conv_7x1_1x7`.
+    """ReLU, a 1xk and a kx1 convolution, batch norm; :func:`fastdarts.reference.conv_7x1_1x7`.
 
     Args:
         channels: of the input and the output.
         stride: 1 or 2, pixels.
         affine: whether batch norm has a weight and a bias.
+        kernel: k, pixels, odd.
     """
 
-    def __init__(self, channels: int, stride: int, affine: bool = True) -> None:
+    def __init__(self, channels: int, stride: int, affine: bool = True, kernel: int = 7) -> None:
+        half = kernel // 2
         super().__init__(
             nn.ReLU(),
-            nn.Conv2d(channels, channels, (1, 7), stride=(1, stride), padding=(0, 3), bias=False),
-            nn.Conv2d(channels, channels, (7, 1), stride=(stride, 1), padding=(3, 0), bias=False),
+            nn.Conv2d(channels, channels, (1, kernel), stride=(1, stride), padding=(0, half), bias=False),
+            nn.Conv2d(channels, channels, (kernel, 1), stride=(stride, 1), padding=(half, 0), bias=False),
             nn.BatchNorm2d(channels, affine=affine),
         )
 
@@ -263,8 +265,8 @@ def _build(name: str, channels: int, stride: int, affine: bool) -> nn.Module:
             return SepConv(channels, channels, kernel, stride, padding, affine)
         case "dil_conv":
             return DilConv(channels, channels, kernel, stride, padding, dilation, affine)
-        case "conv" if name == "conv_7x1_1x7":
-            return Conv7x1(channels, stride, affine)
+        case "conv" if name in ("conv_7x1_1x7", "conv_3x1_1x3"):
+            return Conv7x1(channels, stride, affine, kernel)
         case "conv":
             return ReLUConvBN(channels, channels, kernel, stride, padding, affine)
         case "noise":

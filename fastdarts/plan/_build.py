@@ -16,7 +16,7 @@ _KINDS = {"none": "none", "noise": "noise", "sep_conv": "sep", "dil_conv": "dil"
 def unsupported(space: Space | CellSpace | Sequence[str]) -> str:
     """Why the fused engine cannot run a space, a cell, or the candidates of one edge; "" where it can.
 
-    Dense convolutions (`conv_7x1_1x7`, `nor_conv_1x1`, `nor_conv_3x3`) have no fused kernel.
+    Dense convolutions (`conv_7x1_1x7`, `conv_3x1_1x3`, `nor_conv_1x1`, `nor_conv_3x3`) have no fused kernel.
     """
     if isinstance(space, Space):
         return unsupported(space.normal) or unsupported(space.reduce)

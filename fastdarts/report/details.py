@@ -122,7 +122,13 @@ def reproduction_section(run: RunRecords) -> Markup:
     rows = [["seed", str(run.settings.get("seed", MISSING))], *([str(k), _plain(v)] for k, v in recorded.items())]
     if not recorded:
         rows.append(["versions", MISSING])
+    for move in run.moves:
+        now = move.get("environment", {})
+        changed = ", ".join(f"{name} {_plain(now.get(name))}" for name in move.get("changed", ()))
+        rows.append(["went on with", changed])
     text = "The same seed gives the same numbers to the last bit on the same machine, versions and number of threads."
+    if run.moves:
+        text += " This run changed them on its way, so it can be repeated to rounding only."
     return element("section", *parts, table(["What", "Value"], rows), element("p", text, class_="note"))
 
 

@@ -39,6 +39,7 @@ COLOURS: dict[str, Colour] = {
     "dil_conv_3x3": Colour("#c04a00", "#ff8642"),
     "dil_conv_5x5": Colour("#ee8b50", "#ffb994"),
     "conv_7x1_1x7": Colour("#7a2f72", "#c67fbd"),
+    "conv_3x1_1x3": Colour("#5c2a6b", "#b48fd6"),
     "conv_1x1": Colour("#9b4f96", "#d391cd"),
     "conv_3x3": Colour("#cc79a7", "#f0aed1"),
     "noise": Colour("#4d4a63", "#a9a4cf"),
@@ -52,6 +53,7 @@ _ALIASES = {
     "tanh": "sep_conv_3x3",
     "relu": "dil_conv_3x3",
     "sigmoid": "conv_3x3",
+    "selu": "max_pool_3x3",
 }
 _FAMILIES = {
     "none": "none",
@@ -65,6 +67,7 @@ _FAMILIES = {
 _WORDS = {
     "skip_connect": "skip",
     "conv_7x1_1x7": "7x1, 1x7",
+    "conv_3x1_1x3": "3x1, 1x3",
     "nor_conv_1x1": "conv 1x1",
     "nor_conv_3x3": "conv 3x3",
 }

@@ -29,6 +29,7 @@ class RunRecords:
         epochs: records of finished epochs, one each, in order.
         steps: records of single steps, if the run keeps them.
         checks: hypergradient checks.
+        moves: where it went on in another environment, one each, in order.
         epoch_files: contents of ``epochs/NNNN.json``, at most 120 evenly spaced, the last included.
         genotype: the found one, or the newest epoch's while the search is unfinished; None if there is none.
         genotype_epoch: the epoch it is from if the search is unfinished; None for the final one.
@@ -43,6 +44,7 @@ class RunRecords:
     epochs: Sequence[Mapping[str, Any]]
     steps: Sequence[Mapping[str, Any]]
     checks: Sequence[Mapping[str, Any]]
+    moves: Sequence[Mapping[str, Any]]
     epoch_files: Sequence[Mapping[str, Any]]
     genotype: Genotype | None
     genotype_epoch: int | None
@@ -95,6 +97,7 @@ def read_run(path: str | os.PathLike[str]) -> RunRecords:
         [epochs[epoch] for epoch in sorted(epochs)],
         [record for record in records if record.get("kind") == "step"],
         [record for record in records if record.get("kind") == "hypergradient"],
+        [record for record in records if record.get("kind") == "environment"],
         files,
         genotype,
         genotype_epoch,

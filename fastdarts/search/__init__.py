@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fastdarts.errors import Interrupted
 from fastdarts.search.config import SearchConfig
 from fastdarts.search.curvature import Curvature, dominant_eigenvalue, hessian
 from fastdarts.search.hypergradient import KINDS, HypergradientError, hypergradient, hypergradient_error
@@ -9,7 +10,6 @@ from fastdarts.search.job import SearchResult
 from fastdarts.search.loop import resume, search
 from fastdarts.search.methods import METHODS, Method, configure, method
 from fastdarts.search.progress import Progress
-from fastdarts.search.runner import Interrupted
 
 __all__ = [
     "KINDS",

@@ -11,7 +11,11 @@ from typing import Any, NamedTuple
 from fastdarts.errors import UserError
 from fastdarts.search.choices import Action, EpochEnd, Guard, Rollback, Stop
 
-__all__ = ["AdaptiveWeightDecay", "EarlyStopping", "EigenvalueHistory", "Measured", "Rise"]
+__all__ = ["HISTORIES", "AdaptiveWeightDecay", "EarlyStopping", "EigenvalueHistory", "Measured", "Rise"]
+
+
+HISTORIES = ("paper", "published")
+"""What DARTS-ADA's averages are of after a rollback."""
 
 
 class Measured(NamedTuple):
@@ -75,13 +79,19 @@ class Rise:
         """The first epoch of a stage that can show a rise, with a measurement every ``every`` epochs."""
         return math.ceil(self.start_epoch / every) * every + self.lag * every
 
-    def before(self, history: Sequence[Measured]) -> Measured | None:
-        """The last trusted measurement, where the newest one shows a rise; else None."""
-        last = len(history) - 1
-        trusted = last - self.lag
+    def before(self, history: Sequence[Measured], averaged: Sequence[Measured] | None = None) -> Measured | None:
+        """The last trusted measurement, where the newest one shows a rise; else None.
+
+        Args:
+            history: the measurements that led to where the search stands.
+            averaged: those whose averages are compared, the newest last; None for the same.
+        """
+        trusted = len(history) - 1 - self.lag
         if trusted < 0 or history[trusted].stage_epoch < self.start_epoch:
             return None
-        now, earlier = self._average(history, last), self._average(history, last - self.delta)
+        averaged = history if averaged is None else averaged
+        last = len(averaged) - 1
+        now, earlier = self._average(averaged, last), self._average(averaged, last - self.delta)
         return history[trusted] if earlier > 0.0 and now / earlier > self.factor else None
 
     def _average(self, history: Sequence[Measured], last: int) -> float:
@@ -89,19 +99,26 @@ class Rise:
 
 
 class EigenvalueHistory:
-    """The eigenvalues of the stage under way, as its epochs ended; after a rollback those up to where it stands."""
+    """The eigenvalues of the stage under way, as its epochs ended; after a rollback those up to where it stands.
+
+    Attributes:
+        measured: they.
+        all: those taken back too, in the order in which they were measured.
+    """
 
     def __init__(self) -> None:
         self.measured: list[Measured] = []
+        self.all: list[Measured] = []
         self._stage = 0
 
     def see(self, end: EpochEnd) -> bool:
         """Take an epoch's eigenvalue, if it has one; returns whether it has."""
         if end.stage.index != self._stage:
-            self.measured, self._stage = [], end.stage.index
+            self.measured, self.all, self._stage = [], [], end.stage.index
         if "eigenvalue" not in end.record:
             return False
         self.measured.append(Measured(end.epoch, end.stage_epoch, end.record["eigenvalue"]))
+        self.all.append(self.measured[-1])
         return True
 
     def rolled_back(self, epoch: int) -> None:
@@ -110,11 +127,17 @@ class EigenvalueHistory:
 
     def state_dict(self) -> dict[str, Any]:
         """JSON values."""
-        return {"stage": self._stage, "measured": [list(each) for each in self.measured]}
+        return {
+            "stage": self._stage,
+            "measured": [list(each) for each in self.measured],
+            "all": [list(each) for each in self.all],
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of :meth:`state_dict`."""
         self._stage, self.measured = state["stage"], [Measured(*each) for each in state["measured"]]
+        # A search begun by a version that did not keep them had its history as the paper says.
+        self.all = [Measured(*each) for each in state.get("all", state["measured"])]
 
 
 class EarlyStopping(Guard):
@@ -162,21 +185,30 @@ class AdaptiveWeightDecay(Guard):
     ``weight_decay <- min(factor * weight_decay, largest)``, until ``round(log(largest) / log(weight_decay), 1) = 1``:
     3e-4, 3e-3, 3e-2 as published. RobustDARTS has no minimum there, so that other values could pass the largest.
 
+    The paper goes back with everything, the history of the eigenvalues too. The published code restores that history
+    and then does not hand it to the run that goes on: averages there are over all that was ever measured, what was
+    taken back included. ``history="published"`` does the same.
+
     Args:
         rule: what a rise is.
         every: epochs between measurements.
         weight_decay: of the weights, at first.
         factor: that it is multiplied by.
         largest: weight decay.
+        history: ``paper`` or ``published``, what the averages are of after a rollback.
 
     Raises:
-        UserError: for numbers with which it could not rise.
+        UserError: for numbers with which it could not rise, or another history.
 
     Source: Zela et al. 2020, section 5; facts section 6.1.
     """
 
-    def __init__(self, rule: Rise, every: int, *, weight_decay: float, factor: float, largest: float) -> None:
+    def __init__(
+        self, rule: Rise, every: int, *, weight_decay: float, factor: float, largest: float, history: str = "paper"
+    ) -> None:
         _check_every(every)
+        if history not in HISTORIES:
+            raise UserError(f"ada_history is {history!r}", f"one of {', '.join(HISTORIES)}")
         if not factor > 1.0:
             raise UserError(f"decay_factor is {factor}", "a number above 1", "RobustDARTS uses 10")
         if not 0.0 < weight_decay <= largest < 1.0:
@@ -186,7 +218,7 @@ class AdaptiveWeightDecay(Guard):
                 "RobustDARTS uses 3e-4 and 0.03",
             )
         self.rule, self.every = rule, every
-        self.factor, self.largest, self.weight_decay = factor, largest, weight_decay
+        self.factor, self.largest, self.weight_decay, self.history = factor, largest, weight_decay, history
         # A rise soon after a rollback leads back behind where that one led.
         self.memory = max(1, self._rollbacks()) * rule.lag * every
         self._history = EigenvalueHistory()
@@ -210,7 +242,7 @@ class AdaptiveWeightDecay(Guard):
         return stage_epoch % self.every == 0 and stage_epoch >= self.rule.start_epoch and not self.final
 
     def after_epoch(self, end: EpochEnd) -> Action | None:
-        before = _judged(self._history, self.rule, self.every, end)
+        before = _judged(self._history, self.rule, self.every, end, everything=self.history == "published")
         if before is None or self.final:
             return None
         self.weight_decay = min(self.weight_decay * self.factor, self.largest)
@@ -232,15 +264,19 @@ class AdaptiveWeightDecay(Guard):
         self.weight_decay = state["weight_decay"]
 
 
-def _judged(history: EigenvalueHistory, rule: Rise, every: int, end: EpochEnd) -> Measured | None:
-    """Take note of an epoch; the last trusted measurement where it shows a rise."""
+def _judged(
+    history: EigenvalueHistory, rule: Rise, every: int, end: EpochEnd, *, everything: bool = False
+) -> Measured | None:
+    """Take note of an epoch; the last trusted measurement where it, or all that was ever measured, shows a rise."""
     first = rule.first_check(every)
     if end.stage_epoch == 0 and first >= end.stage.epochs - 1:
         end.note(
             f"no rise of the eigenvalue can be seen in {end.stage.epochs} epochs, the first after epoch {first + 1}: "
             "set more epochs, or a smaller start_epoch, window or delta"
         )
-    return rule.before(history.measured) if history.see(end) and not end.last else None
+    if not history.see(end) or end.last:
+        return None
+    return rule.before(history.measured, history.all if everything else None)
 
 
 def _check_every(every: int) -> None:

@@ -12,12 +12,19 @@ from typing import Any, Protocol, TypeVar
 import torch
 
 import fastdarts
-from fastdarts._backend import use_backend
+from fastdarts._backend import native, use_backend
 from fastdarts.errors import UserError
 from fastdarts.runs import RunFolder
 from fastdarts.search.progress import Progress
 
-__all__ = ["describe_environment", "reopened", "reproducible", "resolve_device", "seed_everything"]
+__all__ = [
+    "describe_environment",
+    "note_environment",
+    "reopened",
+    "reproducible",
+    "resolve_device",
+    "seed_everything",
+]
 
 
 class _Placed(Protocol):
@@ -55,7 +62,7 @@ def resolve_device(name: str) -> torch.device:
 
 def describe_environment(device: torch.device, threads: int = 0) -> dict[str, Any]:
     """What the last bits of a run's numbers depend on; ``threads`` is the configured number, 0 for torch's own."""
-    return {
+    described = {
         "fastdarts": fastdarts.__version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -63,11 +70,37 @@ def describe_environment(device: torch.device, threads: int = 0) -> dict[str, An
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": threads or torch.get_num_threads(),
     }
+    if device.type == "cpu":
+        # torch and the core choose each for themselves: wider vectors add up in another order.
+        core = native()
+        described |= {"torch_isa": torch.backends.cpu.get_cpu_capability(), "core_isa": core and core.isa()}
+    return described
+
+
+def note_environment(folder: RunFolder, device: torch.device, progress: Progress, threads: int = 0) -> None:
+    """Tell and record that a run goes on elsewhere than so far: once, since what is recorded is then so far.
+
+    Args:
+        folder: an open run folder; its ``config.json`` has the ``environment`` it was begun in.
+        device, threads: as for :func:`describe_environment`.
+        progress: who is told.
+    """
+    before = dict(folder.config.get("environment", {}))
+    for record in folder.metrics():
+        if record.get("kind") == "environment":
+            before |= record["environment"]
+    now = describe_environment(device, threads)
+    # What an older version did not record is not known to have changed.
+    changed = [name for name, value in now.items() if name in before and before[name] != value]
+    if changed:
+        said = ", ".join(f"{name} {now[name]} instead of {before[name]}" for name in changed)
+        progress.note(f"{folder.path.name} goes on with {said}: from here on its last bits may differ")
+        folder.log({"kind": "environment", "environment": now, "changed": changed})
 
 
 @contextmanager
 def reopened(
-    path: str | os.PathLike[str], kind: str, read: Callable[[Mapping[str, Any]], _Config], progress: Progress
+    path: str | os.PathLike[str], kind: str, read: Callable[[Mapping[str, Any]], _Config]
 ) -> Iterator[tuple[RunFolder, _Config]]:
     """An earlier run, locked, with its configuration read and its backend in force while the block lasts.
 
@@ -75,7 +108,6 @@ def reopened(
         path: the run folder.
         kind: what it must be, ``search`` or ``retrain``.
         read: makes a configuration of its JSON values.
-        progress: is told what differs from when the run was started, so that its last bits may differ.
 
     Raises:
         UserError: for a folder that is no run, or one of another kind or version.
@@ -84,12 +116,6 @@ def reopened(
         if folder.config.get("kind") != kind:
             raise UserError(f"{folder.path} holds a {folder.config.get('kind')} run", f"the run folder of a {kind}")
         config = read(folder.config.get("config", {}))
-        before = folder.config.get("environment", {})
-        for name, value in describe_environment(resolve_device(config.device), config.threads).items():
-            if before.get(name) != value:
-                progress.note(
-                    f"the run was started with {name} {before.get(name)}, this is {value}: its last bits may differ"
-                )
         with use_backend(config.backend):
             yield folder, config
 

@@ -19,6 +19,7 @@ from fastdarts.search.curvature import measure
 from fastdarts.search.environment import reproducible, resolve_device, seed_everything
 from fastdarts.search.figures import check_batch, count_parameters, entropy
 from fastdarts.search.graph import new_recorder, new_step
+from fastdarts.search.interrupt import stoppable
 from fastdarts.search.methods import compose
 from fastdarts.search.progress import Progress
 from fastdarts.search.runner import run_job
@@ -107,14 +108,15 @@ class SearchJob:
 
     def run(self, folder: RunFolder, progress: Progress, checkpoint: Checkpoint | None = None) -> SearchResult:
         """Search to the end, write the result, and return it."""
-        with reproducible(self.device, self.config.threads):
-            self.folder, self.progress = folder, progress
-            self._connect()
-            run_job(self, folder, progress=progress, checkpoint=checkpoint, save_every=self.config.save_every)
-            result = self._result(folder)
-        folder.write_json("genotype.json", result.genotype.to_json())
-        folder.write_text("genotype.txt", result.genotype.text() + "\n")
-        folder.write_json("result.json", result.to_json())
+        with stoppable(folder.path):
+            with reproducible(self.device, self.config.threads):
+                self.folder, self.progress = folder, progress
+                self._connect()
+                run_job(self, folder, progress=progress, checkpoint=checkpoint, save_every=self.config.save_every)
+                result = self._result(folder)
+            folder.write_json("genotype.json", result.genotype.to_json())
+            folder.write_text("genotype.txt", result.genotype.text() + "\n")
+            folder.write_json("result.json", result.to_json())
         return result
 
     def begin_epoch(self, epoch: int) -> None:

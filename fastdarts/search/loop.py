@@ -77,7 +77,7 @@ def resume(
         UserError: for a folder that is no search, or a checkpoint that is damaged or from elsewhere.
     """
     progress = progress or Progress()
-    with reopened(path, "search", SearchConfig.from_json, progress) as (folder, config):
+    with reopened(path, "search", SearchConfig.from_json) as (folder, config):
         job = SearchJob(config, _train_set(config, train_set), Space.from_json(folder.config.get("space")))
         return job.run(folder, progress, folder.load(previous=previous) if folder.steps() else None)
 

@@ -8,9 +8,7 @@ the position inside the epoch and the epoch's running sums, so a resumed run wri
 from __future__ import annotations
 
 import resource
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,21 +18,16 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from fastdarts.errors import Interrupted
 from fastdarts.runs import Checkpoint, RunFolder, generators_state, restore_generators
+from fastdarts.search.environment import note_environment
+from fastdarts.search.interrupt import Stop, stop_on_signal
 from fastdarts.search.progress import Progress
 
-__all__ = ["Interrupted", "Job", "peak_bytes", "run_job", "stop_on_signal"]
+__all__ = ["Job", "peak_bytes", "run_job"]
 
 # Keys whose values depend on the clock or the machine's state, not on the computation.
 TIMING_KEYS = ("step_ms", "elapsed_s", "peak_bytes", "seconds")
-
-
-class Interrupted(Exception):
-    """The user asked to stop; the state was saved first."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        super().__init__(f"stopped; the state is saved in {path}")
 
 
 class Job(Protocol):
@@ -73,33 +66,6 @@ def peak_bytes(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-class _Stop:
-    requested = False
-
-
-@contextmanager
-def stop_on_signal() -> Iterator[_Stop]:
-    """Turn the first SIGINT or SIGTERM into a request to stop at the next good moment; a second one acts at once."""
-    stop = _Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def request(number: int, frame: Any) -> None:
-        stop.requested = True
-        for each, handler in previous.items():
-            signal.signal(each, handler)
-
-    for number in previous:
-        signal.signal(number, request)
-    try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 class _Position:
@@ -197,7 +163,7 @@ def run_job(
         folder: an open run folder; records go to its ``metrics.jsonl``.
         progress: who watches.
         checkpoint: where to continue, None for the start; ``folder`` is rewound to it first, so that a resumed
-            run leaves the same records as an uninterrupted one (times apart).
+            run leaves the same records as an uninterrupted one (times apart, and where it went on elsewhere).
         save_every: epochs between checkpoints; on a GPU more, where saving would take over a fortieth of the time.
 
     Raises:
@@ -212,6 +178,7 @@ def run_job(
         restore_generators({}, state["generators"])
     # Last: a state that is refused, such as that of other data, must not cost the records and checkpoints after it.
     folder.rewind(checkpoint)
+    note_environment(folder, job.device, progress)
 
     saving = _Saving(save_every, job.device)
 
@@ -232,13 +199,12 @@ def run_job(
                 if saving.due(at.epoch) or at.epoch == job.epochs or stop.requested:
                     save()
                 # After the last epoch too: what follows, such as the next training of a comparison, was not wanted.
-                if stop.requested:
-                    raise Interrupted(folder.path)
+                stop.check(folder.path)
     finally:
         progress.end()
 
 
-def _one_epoch(job: Job, folder: RunFolder, at: _Position, progress: Progress, stop: _Stop, save: Any) -> None:
+def _one_epoch(job: Job, folder: RunFolder, at: _Position, progress: Progress, stop: Stop, save: Any) -> None:
     job.begin_epoch(at.epoch)
     clock = _Clock(job.device)
     while at.position < job.steps:

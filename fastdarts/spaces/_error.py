@@ -22,6 +22,7 @@ class GenotypeError(UserError):
         offset: index of the offending character in ``text``.
 
     Attributes:
+        offset: index of the offending character; None without a text.
         line: line of the offending character, from 1; None without a text.
         column: its column, from 1; None without a text.
     """
@@ -38,9 +39,11 @@ class GenotypeError(UserError):
     ) -> None:
         super().__init__(what, expected, remedy)
         self.path = path
+        self.offset: int | None = None
         self.line: int | None = None
         self.column: int | None = None
         if text is not None:
+            self.offset = offset
             start = text.rfind("\n", 0, offset) + 1
             self.line, self.column = text.count("\n", 0, offset) + 1, offset - start + 1
             excerpt = _excerpt(text[start:].split("\n", 1)[0].rstrip("\r"), offset - start)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from operator import index
 from types import MappingProxyType
 from typing import Any
 
 from fastdarts.spaces._error import GenotypeError
 from fastdarts.spaces._primitives import PRIMITIVES, nearest
+from fastdarts.spaces._wiring import flat_nodes
 
 __all__ = ["FORMAT", "STYLES", "CellGenotype", "Genotype"]
 
@@ -76,6 +78,7 @@ class CellGenotype:
         if not self.concat:
             raise GenotypeError("concat is empty", "at least one node", path=("concat",))
         states = self.states
+        named: set[int] = set()
         for place, state in enumerate(self.concat):
             if state not in states:
                 raise GenotypeError(
@@ -83,8 +86,27 @@ class CellGenotype:
                     f"nodes of the cell, from {states[0]} to {states[-1]}",
                     path=("concat", place),
                 )
-            if state in self.concat[:place]:
+            if state in named:
                 raise GenotypeError(f"concat names node {state} twice", "each once", path=("concat", place))
+            named.add(state)
+
+    @classmethod
+    def from_pairs(cls, pairs: Sequence[tuple[str, int]], concat: Iterable[int] | None) -> CellGenotype:
+        """Build a cell of the flat list that DARTS' family writes: two edges a node, or SNAS' all.
+
+        Args:
+            pairs: (primitive, source) of every edge, node by node.
+            concat: states whose concatenation is the output; None for all nodes.
+
+        Raises:
+            GenotypeError: as the class; edges that make no nodes.
+        """
+        pairs = [_pair(pair) for pair in pairs]
+        states = None if concat is None else tuple(index(state) for state in concat)
+        sizes = flat_nodes([source for _, source in pairs], None if states is None else max(states, default=0))
+        rest = iter(pairs)
+        nodes = tuple(tuple(islice(rest, size)) for size in sizes)
+        return cls(nodes, tuple(range(2, 2 + len(nodes))) if states is None else states)
 
     @property
     def states(self) -> range:

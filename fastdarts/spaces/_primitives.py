@@ -45,6 +45,7 @@ _TABLE = (
     Primitive("dil_conv_3x3", "dil_conv", 3, 2),
     Primitive("dil_conv_5x5", "dil_conv", 5, 2),
     Primitive("conv_7x1_1x7", "conv", 7),
+    Primitive("conv_3x1_1x3", "conv", 3),
     Primitive("noise", "noise"),
     Primitive("nor_conv_1x1", "conv", 1),
     Primitive("nor_conv_3x3", "conv", 3),
@@ -52,6 +53,7 @@ _TABLE = (
     Primitive("relu", "activation"),
     Primitive("sigmoid", "activation"),
     Primitive("identity", "activation"),
+    Primitive("selu", "activation"),
 )
 
 _KNOWN = {primitive.name: primitive for primitive in _TABLE}

@@ -88,7 +88,12 @@ def exponents(tensors: Mapping[str, Tensor]) -> list[int]:
 
 def digest(model: nn.Module) -> str:
     """SHA-256 of the `state_dict`'s keys and shapes in order."""
-    lines = (f"{key} {list(value.shape)}\n" for key, value in model.state_dict().items())
+    return digest_of(model.state_dict())
+
+
+def digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names and shapes in order."""
+    lines = (f"{key} {list(value.shape)}\n" for key, value in tensors.items())
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 

@@ -67,6 +67,15 @@ FASTDARTS_INLINE void finish_vector(const PreprocessBackward<T>& p, const T* x, 
     }
 }
 
+// A tile as numbers in memory: what comes after the product is a loop, not R x V copies of its code.
+template <typename A, int R, int V>
+FASTDARTS_INLINE void lay_down(const Vec<A> (&tile)[R][V], A* to) {
+#pragma GCC unroll 32
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) store<A>(to + (r * V + v) * kLanes<A>, tile[r][v]);
+}
+
 struct Pixels {
     std::int64_t begin;
     int count;
@@ -86,17 +95,16 @@ void input_columns(const PreprocessBackward<T>& p, const Arithmetic<T>* dy, cons
     for (int row = 0; row < pixels.count; row += R) {
         Vec<A> tile[R][V];
         multiply_pixels<false, A>(dy, row, panel, outputs, tile);
-#pragma GCC unroll 32
-        for (int r = 0; r < R; ++r) {
-            if (row + r >= pixels.count) break;
+        A sums[R * V * lanes];
+        lay_down<A>(tile, sums);
+        const int rows = static_cast<int>(smaller(R, pixels.count - row));
+        for (int r = 0; r < rows; ++r) {
             if (pixels.x[row + r] < 0) continue;
             const T* from = x + pixels.x[row + r];
             T* to = dx + pixels.dx[row + r];
-#pragma GCC unroll 4
-            for (int v = 0; v < V - 1; ++v)
-                finish_vector<WAY>(p, from + v * lanes * x_step, to + v * lanes * dx_step, tile[r][v], lanes);
-            constexpr int v = V - 1;
-            finish_vector<WAY>(p, from + v * lanes * x_step, to + v * lanes * dx_step, tile[r][v], last);
+            for (int v = 0; v < V; ++v)
+                finish_vector<WAY>(p, from + v * lanes * x_step, to + v * lanes * dx_step,
+                                   load<A>(sums + (r * V + v) * lanes), v < V - 1 ? lanes : last);
         }
     }
 }
@@ -129,15 +137,14 @@ void input_planes(const PreprocessBackward<T>& p, const Pixels& pixels, const Ar
             Vec<A> tile[R][V];
             clear<A>(tile);
             multiply<A, R, V, 1, R>(panels, dy + first, kPixels, outputs, tile);
-#pragma GCC unroll 32
-            for (int r = 0; r < R; ++r) {
-                if (c + r >= p.shape.inputs) break;
-#pragma GCC unroll 4
-                for (int v = 0; v < V; ++v) {
+            A sums[R * V * lanes];
+            lay_down<A>(tile, sums);
+            const int rows = static_cast<int>(smaller(R, p.shape.inputs - c));
+            for (int r = 0; r < rows; ++r) {
+                for (int v = 0; v < V && first + v * lanes < pixels.count; ++v) {
                     const int at = first + v * lanes;
-                    if (at >= pixels.count) break;
                     finish_vector<WAY>(p, x + r * p.x_strides.channel + at, dx + r * p.dx_strides.channel + at,
-                                       tile[r][v], lanes_left<A>(pixels.count - at));
+                                       load<A>(sums + (r * V + v) * lanes), lanes_left<A>(pixels.count - at));
                 }
             }
         }

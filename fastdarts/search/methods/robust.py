@@ -32,6 +32,8 @@ def _adaptive(config: SearchConfig) -> Choices:
         weight_decay=config.weight_decay,
         factor=config.options["decay_factor"],
         largest=config.options["max_weight_decay"],
+        # A run that began before there was a choice goes on as it began.
+        history=config.options.get("ada_history", "paper"),
     )
     return Choices(guards=(guard,))
 
@@ -53,7 +55,7 @@ METHODS = (
         "second order; when the eigenvalue rises, back to before it with ten times the weight decay",
         f"{_ROBUST}, section 5 (DARTS-ADA)",
         _SECOND | {"eigenvalue_every": 2},
-        _RULE | {"decay_factor": 10.0, "max_weight_decay": 0.03},
+        _RULE | {"decay_factor": 10.0, "max_weight_decay": 0.03, "ada_history": "paper"},
         _SMALL,
         _adaptive,
     ),
