@@ -179,6 +179,8 @@ def _separable(module: nn.Module, channels: int, stride: int) -> Known:
     if window not in (3, 5, 7):
         raise _Other(_named(layers[1]))
     dilation = 1 if halves == 2 else int(layers[1].dilation[0])
+    if dilation not in (1, 2):
+        raise _Other(f"a dilation of {dilation}")
     for half, (relu, depthwise, pointwise, norm) in enumerate(zip(*[iter(layers)] * 4, strict=True)):
         _relu(relu, made)
         step = stride if half == 0 else 1
