@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -117,8 +118,9 @@ class Cell(StackedCell, Surveyed):
         reasons = [
             self._apart(edge, stride) for edge, (_, _, stride) in zip(self._ops, self._engine.frame.edges, strict=True)
         ]
-        mixed = [edge for edge, reason in zip(self._ops, reasons, strict=True) if not reason]
-        candidates = [None if reason else list(edge._ops) for edge, reason in zip(self._ops, reasons, strict=True)]
+        every: list[Any] = list(self._ops)
+        mixed = [edge for edge, reason in zip(every, reasons, strict=True) if not reason]
+        candidates = [None if reason else list(edge._ops) for edge, reason in zip(every, reasons, strict=True)]
         containers = [self._ops, *mixed, *(edge._ops for edge in mixed)]
         owners = [(edge, ("channels", "stride", "partial")) for edge in mixed]
         return Edges(candidates, containers, owners, frozenset(filter(None, reasons)))

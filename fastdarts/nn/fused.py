@@ -15,7 +15,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
-from weakref import WeakValueDictionary
+from weakref import ReferenceType, WeakValueDictionary, ref
 
 import torch
 from torch import Tensor, nn
@@ -85,7 +85,8 @@ class Engine:
 
     def __init__(self, owner: str, frame: Frame) -> None:
         self.owner, self.frame = owner, frame
-        self._layer: Surveyed | None = None
+        # Weak: the layer holds this engine, and its maps are to be freed with it, not by the garbage collector.
+        self._layer: ReferenceType[Surveyed] | None = None
         self._found: Found | None = None
         self._before: dict[str, tuple[nn.Module, Known | None, Watch]] = {}
 
@@ -121,12 +122,13 @@ class Engine:
         found = self._found
         if (
             found is None
-            or self._layer is not layer
+            or self._layer is None
+            or self._layer() is not layer
             or not found.stands()
             or (found.survey.called and layer.called() != found.survey.called)
         ):
             found = look(self.frame, layer.edges())
-            self._layer, self._found = layer, found
+            self._layer, self._found = ref(layer), found
             for reason in sorted(found.survey.reasons):
                 _tell(f"{self.owner}: candidates run in plain torch ({reason})")
         elif found.watch.settings != found.survey.settings:
@@ -136,7 +138,7 @@ class Engine:
 
     def run(
         self,
-        edges: Sequence[nn.Module],
+        edges: Any,
         stack: Stack | None,
         survey: Survey,
         sources: list[Tensor],
@@ -219,9 +221,7 @@ class Engine:
         ((norm, statistics),) = known.norms.items()
         return tuple(known.convs), norm, Settings.of(statistics)
 
-    def _running(
-        self, edges: Sequence[nn.Module], stack: Stack | None, survey: Survey, route: Route
-    ) -> tuple[Tensor, Tensor]:
+    def _running(self, edges: Any, stack: Stack | None, survey: Survey, route: Route) -> tuple[Tensor, Tensor]:
         """Running means and variances [B], in the plan's order."""
         places = _some(survey.stacked_norms, route.rows)
         if places is None or stack is None:
@@ -230,7 +230,7 @@ class Engine:
         (mean, var, _), rows = _rows(stack, places)
         return chosen(mean, rows).flatten(), chosen(var, rows).flatten()
 
-    def _kernels(self, edges: Sequence[nn.Module], stack: Stack | None, survey: Survey, route: Route) -> list[Tensor]:
+    def _kernels(self, edges: Any, stack: Stack | None, survey: Survey, route: Route) -> list[Tensor]:
         places = _some(survey.stacked_convs, route.kernels)
         if places is not None and stack is not None:
             return stack.kernels(places)
@@ -239,7 +239,7 @@ class Engine:
         convs = _some(self._found.convs, route.kernels)
         return [own["_parameters"]["weight"] if own else conv.weight for conv, own in convs]
 
-    def _norms(self, edges: Sequence[nn.Module], survey: Survey, route: Route) -> Sequence[nn.Module]:
+    def _norms(self, edges: Sequence[Any], survey: Survey, route: Route) -> Sequence[Any]:
         if torch.compiler.is_compiling() or self._found is None:
             return [_at(edges, place) for place in _some(survey.norms, route.rows) or ()]
         return _some(self._found.norms, route.rows) or ()
@@ -249,7 +249,7 @@ def _some(values: Sequence[Any] | None, index: Sequence[int] | None) -> Any:
     return values if values is None or index is None else tuple(values[each] for each in index)
 
 
-def _at(edges: Sequence[nn.Module], place: Place) -> Any:
+def _at(edges: Any, place: Place) -> Any:
     candidates: Any = edges[place.edge]._ops
     return _inside(candidates[place.column], place.name)
 

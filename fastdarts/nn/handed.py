@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastdarts.errors import UserError
 from fastdarts.nn.operations import channels_first
@@ -15,7 +15,7 @@ from fastdarts.nn.route import Route
 __all__ = ["handed_in"]
 
 
-def handed_in(owner: str, route: Route, edges: Sequence[nn.Module], states: Sequence[Tensor]) -> list[Tensor]:
+def handed_in(owner: str, route: Route, edges: Any, states: Sequence[Tensor]) -> list[Tensor]:
     """Draw and call in the order of the peers' loop, edge by edge: one seed gives one noise, one dropout.
 
     Args:
@@ -41,8 +41,7 @@ def handed_in(owner: str, route: Route, edges: Sequence[nn.Module], states: Sequ
             continue
         if source not in inputs:
             inputs[source] = channels_first(states[source][:, : route.mixed])
-        candidates: Any = edges[edge]._ops
-        op = candidates[column]
+        op = edges[edge]._ops[column]
         found.append(
             _called(op, inputs[source], shape, f"{owner}: {type(op).__name__}, candidate {column} of edge {edge},")
         )

@@ -114,7 +114,7 @@ def unhooked(module: nn.Module) -> bool:
 
 
 @functools.cache
-def _methods(kind: type[nn.Module]) -> frozenset[str]:
+def _methods(kind: Any) -> frozenset[str]:
     return frozenset(name for name in dir(kind) if callable(getattr(kind, name, None)))
 
 
@@ -132,7 +132,7 @@ def as_known(module: nn.Module, channels: int, stride: int) -> Known | str:
         return str(other)
 
 
-def preprocessing(module: nn.Module) -> Known | str:
+def preprocessing(module: Any) -> Known | str:
     """The same of a cell's preprocessing: ReLU and 1x1 convolution, or a factorised reduction, and batch norm."""
     try:
         if type(module) is FactorizedReduce:
@@ -153,7 +153,7 @@ def preprocessing(module: nn.Module) -> Known | str:
         return str(other)
 
 
-def _candidate(module: nn.Module, channels: int, stride: int) -> Known:
+def _candidate(module: Any, channels: int, stride: int) -> Known:
     kind = type(module)
     if kind is FactorizedReduce and stride == 2:
         return _reduction(module, channels, channels, "reduce")
@@ -169,7 +169,7 @@ def _candidate(module: nn.Module, channels: int, stride: int) -> Known:
     raise _Other(_named(module))
 
 
-def _separable(module: nn.Module, channels: int, stride: int) -> Known:
+def _separable(module: Any, channels: int, stride: int) -> Known:
     made = _tree(module, "op")
     layers = _layers(module.op, made)
     halves = 2 if type(module) is SepConv else 1
@@ -192,7 +192,7 @@ def _separable(module: nn.Module, channels: int, stride: int) -> Known:
     return Known("sep" if halves == 2 else "dil", int(window), dilation, convs, norms, made)
 
 
-def _reduction(module: nn.Module, channels: int, out: int, kind: str) -> Known:
+def _reduction(module: Any, channels: int, out: int, kind: str) -> Known:
     names = [name for name in ("conv_1", "conv_2") if getattr(module, name) is not None]
     made = _tree(module, "relu", *names, "bn")
     _relu(module.relu, made)
@@ -205,21 +205,21 @@ def _reduction(module: nn.Module, channels: int, out: int, kind: str) -> Known:
     return Known(kind, 1, 1, convs, {"bn": module.bn}, made)
 
 
-def _widths(module: nn.Module) -> list[int]:
+def _widths(module: Any) -> list[int]:
     convs = [conv for conv in (module.conv_1, module.conv_2) if conv is not None]
     if any(type(conv) not in _CONV for conv in convs):
         raise _Other(", ".join(map(_named, convs)))
     return [int(conv.weight.shape[0]) for conv in convs]
 
 
-def _pool(module: nn.Module, channels: int, stride: int) -> Known:
+def _pool(module: Any, channels: int, stride: int) -> Known:
     made: list[nn.Module] = []
     layers = _layers(module, made)
     if len(layers) != 2 or type(layers[0]) not in (nn.MaxPool2d, nn.AvgPool2d):
         raise _Other("Sequential")
     pool, norm = layers
     made += _tree(pool)
-    expected = {"kernel_size": 3, "stride": stride, "padding": 1, "dilation": 1, "ceil_mode": False}
+    expected: dict[str, Any] = {"kernel_size": 3, "stride": stride, "padding": 1, "dilation": 1, "ceil_mode": False}
     expected |= {"return_indices": False, "count_include_pad": False, "divisor_override": None}
     if any(getattr(pool, name) != expected[name] for name in ATTRIBUTES[type(pool)]):
         raise _Other(f"{_named(pool)} that was changed")
@@ -227,7 +227,7 @@ def _pool(module: nn.Module, channels: int, stride: int) -> Known:
     return Known("max_pool" if type(pool) is nn.MaxPool2d else "avg_pool", 3, 1, {}, {"1": norm}, made)
 
 
-def _tree(module: nn.Module, *children: str) -> list[nn.Module]:
+def _tree(module: Any, *children: str) -> list[nn.Module]:
     """The module, in a list, where it has just these children and nobody watches it."""
     if not unhooked(module):
         raise _Other("hooks")
@@ -236,14 +236,14 @@ def _tree(module: nn.Module, *children: str) -> list[nn.Module]:
     return [module]
 
 
-def _layers(module: nn.Module, made: list[nn.Module]) -> list[Any]:
+def _layers(module: Any, made: list[nn.Module]) -> list[Any]:
     if type(module) is not nn.Sequential:
         raise _Other(_named(module))
     made += _tree(module, *module._modules)
     return list(module._modules.values())
 
 
-def _relu(module: nn.Module, made: list[nn.Module]) -> None:
+def _relu(module: Any, made: list[nn.Module]) -> None:
     if type(module) is not nn.ReLU:
         raise _Other(_named(module))
     made += _tree(module)
@@ -252,7 +252,7 @@ def _relu(module: nn.Module, made: list[nn.Module]) -> None:
 
 
 def _convolution(
-    conv: nn.Module,
+    conv: Any,
     made: list[nn.Module],
     shape: tuple[int, int, int, int],
     stride: int = 1,
@@ -264,7 +264,7 @@ def _convolution(
     made += _tree(conv)
     padding = dilation * (shape[-1] // 2)
     expected = ((stride, stride), (padding, padding), (dilation, dilation), groups, "zeros")
-    weight = conv._parameters.get("weight") if type(conv) is nn.Conv2d else conv.weight
+    weight: Any = conv._parameters.get("weight") if type(conv) is nn.Conv2d else conv.weight
     if (
         tuple(getattr(conv, name) for name in _CONVOLUTION) != expected
         or not (whole(weight) or type(conv) is StackedConv2d)
@@ -274,7 +274,7 @@ def _convolution(
         raise _Other("Conv2d that was changed")
 
 
-def _norm(norm: nn.Module, made: list[nn.Module], channels: int) -> None:
+def _norm(norm: Any, made: list[nn.Module], channels: int) -> None:
     if type(norm) not in _NORM:
         raise _Other(_named(norm))
     made += _tree(norm)
@@ -291,5 +291,5 @@ def whole(weight: object) -> bool:
     return type(weight) in (nn.Parameter, Tensor)
 
 
-def _named(module: nn.Module) -> str:
+def _named(module: Any) -> str:
     return type(module).__name__ if isinstance(module, nn.Module) else str(module)

@@ -57,7 +57,7 @@ class Stack(nn.Module):
 
     def __init__(self, edges: Sequence[Iterable[nn.Module]], sources: Sequence[int]) -> None:
         super().__init__()
-        modules = [[list(op.modules()) for op in ops] for ops in edges]
+        modules: list[list[list[Any]]] = [[list(op.modules()) for op in ops] for ops in edges]
         convs = [[[m for m in op if type(m) in (nn.Conv2d, StackedConv2d)] for op in ops] for ops in modules]
         norms = [m for ops in modules for op in ops for m in op if type(m) in (nn.BatchNorm2d, StackedNorm)]
         self._kernels: list[_Kernel] = []

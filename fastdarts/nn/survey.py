@@ -49,7 +49,7 @@ class Edges(NamedTuple):
 
     candidates: list[list[nn.Module] | None]
     containers: list[nn.Module]
-    owners: list[tuple[nn.Module, tuple[str, ...]]]
+    owners: Sequence[tuple[nn.Module, tuple[str, ...]]]
     reasons: frozenset[str] = frozenset()
 
 
@@ -195,6 +195,6 @@ def _taken_for(op: nn.Module, channels: int, stride: int) -> Any:
 
 
 def _stacked(layers: Sequence[nn.Module], kind: type[nn.Module]) -> tuple[int, ...] | None:
-    parts = [layer._part for layer in layers if isinstance(layer, kind)]
+    parts: list[Any] = [layer._part for layer in layers if isinstance(layer, kind)]
     stacks: set[Stack] = {part.stack for part in parts}
     return tuple(part.place for part in parts) if len(parts) == len(layers) and len(stacks) == 1 else None

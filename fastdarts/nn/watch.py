@@ -57,7 +57,8 @@ class Watch:
         owners: Iterable[tuple[nn.Module, tuple[str, ...]]] = (),
     ) -> None:
         self._modules, self._types = list(modules), list(map(type, modules))
-        self._forwards = [(kind, kind.forward) for kind in dict.fromkeys(self._types)]
+        kinds: list[Any] = list(dict.fromkeys(self._types))
+        self._forwards = [(kind, kind.forward) for kind in kinds]
         self._own = list(map(vars, modules))
         self._sizes = list(map(len, self._own))
         self._children = self._present()

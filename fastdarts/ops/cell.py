@@ -102,8 +102,8 @@ def cell(
     if on_reference(sources[0].device.type):
         decoded = CellPlan.decode(plan) if isinstance(plan, str) else plan
         check(*arguments, decoded, memory)
-        options = {"bypass": bypass, "noise": noise, "mean": mean, "var": var}
-        return _reference(sources, weights, parameters, decoded, **options, eps=eps)
+        given = (sources, weights, parameters, decoded)
+        return _reference(*given, bypass=bypass, noise=noise, mean=mean, var=var, eps=eps)
     if memory in MEMORY and not _any_gradient(*sources, *parameters, *noise, weights, bypass):
         memory = "lean"
     maps.count_flops()
