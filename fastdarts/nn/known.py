@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -109,8 +109,8 @@ def _sees_owners_only(hook: Callable[..., Any]) -> bool:
 
 def unhooked(module: nn.Module) -> bool:
     """Whether calling a module is running the methods of its class, watched by nobody."""
-    own = vars(module)
-    return not any(own[name] for name in HOOKS) and own.keys().isdisjoint(_methods(type(module)))
+    own, kind = vars(module), cast(Any, type(module))
+    return not any(own[name] for name in HOOKS) and own.keys().isdisjoint(_methods(kind))
 
 
 @functools.cache
