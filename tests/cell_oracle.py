@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from tolerance import assert_all_within
@@ -39,6 +39,24 @@ def planned(found: CellPlan | None) -> CellPlan:
     return found
 
 
+def _partly(*, partial: int, reduction: bool) -> CellPlan:
+    """The last two nodes of a cell whose first two are computed already, with what modules computed on some edges."""
+    whole = planned(cell_plan(DARTS, 4 * partial, partial=partial, reduction=reduction))
+
+    def of(number: int, edge: EdgePlan) -> EdgePlan:
+        if edge.node < 4:
+            return replace(edge, candidates=())
+        columns = {5: (3, 4), 7: range(8), 9: (0,)}.get(number, ())
+        kinds = ("module" if each.column in columns else each.kind for each in edge.candidates)
+        return replace(edge, candidates=tuple(map(_kind, edge.candidates, kinds)))
+
+    return replace(whole, ready=2, concat=(5, 4), edges=tuple(map(of, range(14), whole.edges)))
+
+
+def _kind(candidate: Candidate, kind: str) -> Candidate:
+    return Candidate(kind, candidate.column) if kind == "module" else candidate
+
+
 def _twice() -> CellPlan:
     """Two edges from one state to one node, in several orders, and a concatenation out of order."""
     sep, dil, skip = Candidate("sep", 0, 3), Candidate("dil", 1, 5, 2), Candidate("skip", 2)
@@ -65,6 +83,8 @@ PLANS: dict[str, tuple[CellPlan, tuple[int, int, int]]] = {
     "one path partial": (planned(cell_plan(DARTS, 4, partial=2, active=ONE_PATH)), (2, 6, 6)),
     "noise": (planned(cell_plan(NOISY, 4, reduction=True)), (2, 5, 5)),
     "twice": (_twice(), (2, 5, 5)),
+    "partly": (_partly(partial=1, reduction=False), (2, 5, 6)),
+    "partly partial": (_partly(partial=2, reduction=True), (2, 5, 7)),
     "one pixel": (planned(cell_plan(DARTS, 4)), (3, 1, 1)),
     "one image": (planned(cell_plan(DARTS, 4, reduction=True)), (1, 5, 3)),
     "one channel": (planned(cell_plan(DARTS, 1, reduction=True)), (2, 4, 3)),
@@ -89,9 +109,9 @@ class Given:
         """What has gradients: the sources in `dtype`, the rest in `wide`."""
         found = {}
         for name, value in self.named.items():
-            kind = dtype if wide is None or name.startswith("source") else wide
-            leaf = value.detach().to(kind)
-            if name.startswith("source"):
+            mapped = name.startswith(("source", "noise"))
+            leaf = value.detach().to(dtype if wide is None or mapped else wide)
+            if mapped:
                 leaf = leaf.contiguous(memory_format=torch.channels_last)
             found[name] = leaf.requires_grad_(self.asked is None or name in self.asked)
         return found
@@ -106,7 +126,8 @@ class Given:
         """The function's result at these leaves."""
         sources = [leaf for name, leaf in leaves.items() if name.startswith("source")]
         parameters = [leaf for name, leaf in leaves.items() if name.startswith("parameter")]
-        options: dict[str, object] = {"noise": [each.to(sources[0].dtype) for each in self.noise]}
+        noise = [leaves.get(f"noise {i}", each.to(sources[0].dtype)) for i, each in enumerate(self.noise)]
+        options: dict[str, object] = {"noise": noise}
         if "bypass" in leaves:
             options["bypass"] = leaves["bypass"]
         if self.running is not None:
@@ -128,15 +149,19 @@ def given_for(plan: CellPlan, n: int, height: int, width: int, *, training: bool
         return torch.randn(shape, generator=generator, dtype=torch.float64)
 
     edges, norms = len(plan.edges), len(plan.norms) * plan.mixed
+    after = (-(-height // plan.stride), -(-width // plan.stride))
     named = {f"source {i}": normal(n, plan.channels, height, width) for i in range(plan.inputs)}
+    named |= {f"source {plan.inputs + i}": normal(n, plan.channels, *after) for i in range(plan.ready)}
     named["weights"] = torch.cat([normal(edges, max(plan.width, 1)).softmax(1), torch.full((edges, 1), torch.nan)], 1)
     if plan.partial > 1:
         named["bypass"] = normal(edges)
     for edge, position, name, shape in plan.parameters:
         fan_in = shape[1] * shape[2] * shape[3]
         named[f"parameter {edge}.{position}.{name}"] = normal(*shape) / fan_in**0.5
-    after = (-(-height // plan.stride), -(-width // plan.stride))
     noise = [normal(n, plan.mixed, *after) for _ in plan.noises]
+    for place, (edge, position) in enumerate(plan.noises):
+        if plan.edges[edge].candidates[position].kind == "module":
+            named[f"noise {place}"] = noise[place]
     return Given(plan, named, noise, None if training else (normal(norms), normal(norms).abs() + 0.1))
 
 

@@ -277,9 +277,7 @@ def _stop_at_front(paper: Paper, launcher: bool, kinds: Kinds | None) -> None:
         context = ir.context()
         ir.load_dialects(context)
         backend.load_dialects(context)
-        source.make_ir(
-            target, options, backend.get_codegen_implementation(options), backend.get_module_map(), context
-        )
+        source.make_ir(target, options, backend.get_codegen_implementation(options), backend.get_module_map(), context)
         paper.compiled.append(Compiled(self.fn.__name__, key, time.process_time() - started))
         return caches[0][key]
 

@@ -37,9 +37,19 @@ def test_unknown_kind() -> None:
             hypergradient_error(kind, **toy(1.0, 2.0, lr=0.1).arguments)
 
 
+def test_where_all_weights_are_frozen_the_alphas_learn() -> None:
+    alpha = leaf(2)
+    loss = {"loss_train": lambda: alpha.sum(), "loss_val": lambda: 2 * alpha.sum()}
+    for kind, slope in (("first", 2.0), ("one-level", 1.0)):
+        (found,) = hypergradient(kind, **loss, weights=[], alphas=[alpha], lr=0.1)
+        assert found.tolist() == [slope, slope]
+    with pytest.raises(UserError, match="kind 'second' looks at what the weights learn; 'first' needs none"):
+        hypergradient("second", **loss, weights=[], alphas=[alpha], lr=0.1)
+
+
 @pytest.mark.parametrize("name", ["weights", "alphas"])
 def test_leaves(name: str) -> None:
-    refused("first", f"{name} is empty; expected at least one tensor", **{name: []})
+    refused("second", f"{name} is empty; expected at least one tensor", **{name: []})
     refused("first", rf"{name}\[1\] .*computed from other tensors", **{name: [leaf(2), leaf(2) * 2]})
     refused("first", rf"{name}\[0\] .*does not require grad", **{name: [torch.ones(2)]})
     refused("first", rf"{name}\[0\] is torch.int64", **{name: [torch.ones(2, dtype=torch.int64)]})

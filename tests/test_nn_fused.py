@@ -307,14 +307,15 @@ def test_when_plain_torch_runs_the_log_says_why(caplog: pytest.LogCaptureFixture
     twice = MixedOp(4, 1, ("skip_connect", "skip_connect"))
     with caplog.at_level(logging.WARNING, "fastdarts"):
         for op in (hook, norm, swap):
-            assert plain(op, x, weights)[0] and plain(op, x, weights)[0]
-        assert plain(dense, x, weights[:2])[0] and plain(twice, x, weights[:2])[0]
+            # The others stay on the engine.
+            assert not plain(op, x, weights)[0] and not plain(op, x, weights)[0]
+        assert plain(dense, x, weights[:2])[0] and not plain(twice, x, weights[:2])[0]
     assert [record.getMessage() for record in caplog.records] == [
-        "MixedOp: plain torch (candidates have hooks)",
-        "MixedOp: plain torch (batch norms differ in mode, momentum or eps)",
-        "MixedOp: plain torch (candidates were replaced)",
-        "MixedOp: plain torch (no fused kernel for conv_7x1_1x7)",
-        "MixedOp: plain torch (edge 0 -> 1 has two candidates of kind skip; expected at most one)",
+        "MixedOp: candidates run in plain torch (hooks)",
+        "MixedOp: candidates run in plain torch (batch norms that differ in mode, momentum or eps)",
+        "MixedOp: candidates run in plain torch (Conv2d)",
+        "MixedOp: candidates run in plain torch (Conv7x1)",
+        "MixedOp: candidates run in plain torch (two candidates of kind skip on an edge)",
     ]
     caplog.clear()
     with use_backend("reference"):
@@ -343,20 +344,28 @@ def test_an_edge_that_is_more_than_a_mixed_op_is_called(caplog: pytest.LogCaptur
     cell(x, x, weights)
     assert len(watched) == 1
     assert [record.getMessage() for record in caplog.records] == [
-        "Cell: plain torch (edges are more than mixed operations)",
-        "Cell: plain torch (edges have hooks)",
+        "Cell: candidates run in plain torch (an edge is a Louder with a forward of its own)",
+        "Cell: candidates run in plain torch (edges have hooks)",
     ]
 
 
-def test_edges_other_than_the_space_s_are_called() -> None:
+def test_edges_other_than_the_space_s_run_as_they_are() -> None:
     class Own(darts.Cell):
         def _build_edge(self, channels: int, stride: int, *_: object) -> MixedOp:
             return MixedOp(channels, stride, ("sep_conv_5x5",))
 
-    cell = Own(2, 2, 4, 4, 4, False, False)
-    x = torch.randn(2, 4, 6, 6)
-    with pytest.raises(UserError, match=r"MixedOp: weights has shape \[8\]; expected \[1\]"):
-        cell(x, x, torch.rand(5, 8))
+    cell = Own(2, 2, 4, 4, 4, False, False).double()
+    x, weights = torch.randn(2, 4, 6, 6, dtype=torch.float64), torch.rand(5, 8, dtype=torch.float64)
+    twin = copy.deepcopy(cell)
+    with engine_only() as calls:
+        found = cell(x, x, weights)
+    with use_backend("reference"):
+        expected = twin(x, x, weights)
+    assert calls == ["Cell"]
+    assert_near({"y": found.detach()}, *[{"y": expected.detach()}] * 2)
+    assert_near(*[{k: v for k, v in each.state_dict().items() if "running" in k} for each in (cell, twin, twin)])
+    with pytest.raises(UserError, match=r"Cell: mixing weights of edge 0 have shape \[0\]; expected \[1\]"):
+        cell(x, x, weights[:, :0])
 
 
 def test_unknown_memory_is_refused() -> None:

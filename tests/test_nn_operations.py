@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+
 import nn_oracle as oracle
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tolerance import assert_within
 from torch import Tensor, nn
 
 from fastdarts.errors import UserError
@@ -108,6 +112,25 @@ def test_factorised_reduce_of_even_sizes_is_untouched_by_the_fill(monkeypatch: p
     op = FactorizedReduce(4, 4)
     monkeypatch.setattr("torch.nn.functional.pad", lambda *_: pytest.fail("an even map was padded"))
     op(torch.randn(2, 4, 6, 8))
+
+
+@pytest.mark.parametrize("build", [lambda: FactorizedReduce(4, 4), lambda: ReLUConvBN(4, 4, 1, 2, 0)])
+@pytest.mark.parametrize("size", [(6, 5), (1, 1)])
+def test_a_strided_pointwise_convolution_is_never_channels_last(
+    build: Callable[[], nn.Module], size: tuple[int, int]
+) -> None:
+    """Torch's weight gradient of one writes past its memory on a CPU (oneDNN issue 6035)."""
+    plain = build()
+    op = copy.deepcopy(plain).to(memory_format=torch.channels_last)
+    seen: list[Tensor] = []
+    for conv in (module for module in op.modules() if isinstance(module, nn.Conv2d)):
+        conv.register_forward_pre_hook(lambda module, inputs: seen.extend([inputs[0], module.weight]))
+    x = torch.randn(2, 4, *size).to(memory_format=torch.channels_last)
+    assert x.stride(1) == 1 and x.stride(3) == 4
+    first = x.clone(memory_format=torch.contiguous_format)
+    eager, expected = plain(first), copy.deepcopy(plain).double()(first.double())
+    assert_within("output", op(x), eager, expected)
+    assert len(seen) in (2, 4) and all(each.stride(3) == 1 for each in seen)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 7])

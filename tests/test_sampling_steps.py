@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fastdarts import reference, use_backend
 from fastdarts.errors import UserError
 from fastdarts.nn import Supernet
+from fastdarts.nn.stack import StackedConv2d
 from fastdarts.runs import RunFolder
 from fastdarts.search import configure, search
 from fastdarts.search._unattended import UnattendedStep
@@ -93,13 +93,11 @@ def test_what_is_not_drawn_does_not_run(backend: str) -> None:
     assert mixed
     assert all(any(name.startswith(prefix) for prefix in ran) for name in mixed)
     for layer, key in enumerate(keys):
-        stack = model.cells[layer]._stack
-        for edge, chosen in enumerate(drawn["active"][key]):
-            for op, kernels in enumerate(stack._edges[edge]):
-                gradient = getattr(stack, f"source_{kernels[0].source}").grad if kernels else None
-                if gradient is not None:
-                    own = [gradient[k.start : k.start + math.prod(k.shape)] for k in kernels]
-                    assert all(bool(each.any()) == (op in chosen) for each in own)
+        for edge, chosen in zip(model.cells[layer]._ops, drawn["active"][key], strict=True):
+            for k, op in enumerate(edge._ops):
+                convs = [layer._part for layer in op.modules() if isinstance(layer, StackedConv2d)]
+                gradients = [part.stack.gradient(part.place) for part in convs]
+                assert all(bool(each.any()) == (k in chosen) for each in gradients if each is not None)
 
 
 def test_validation_runs_the_most_probable_operators() -> None:

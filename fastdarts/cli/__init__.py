@@ -342,6 +342,10 @@ def main() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
         with _ended_by_signals():
+            if os.environ.get("FASTDARTS_IMPORT"):  # primitives of one's own; torch with them
+                from fastdarts.nn import import_primitives
+
+                import_primitives()
             code = app(standalone_mode=False)
         # What typer makes of KeyboardInterrupt, without a word.
         if code == 130:

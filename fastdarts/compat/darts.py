@@ -5,9 +5,7 @@ Names of `model_search`, `architect`, `model`, `operations`, `genotypes`, and `d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from functools import partial
-from types import MappingProxyType
 
 from torch import Tensor, nn
 
@@ -15,7 +13,14 @@ from fastdarts import reference
 from fastdarts.compat.architect import Architect
 from fastdarts.compat.genotypes import PRIMITIVES, Genotype, to_genotype
 from fastdarts.compat.inherit import inherit_weights
-from fastdarts.compat.network import SearchNetwork, dense_cell
+from fastdarts.compat.network import (
+    Constructors,
+    SearchNetwork,
+    candidates,
+    constructors,
+    dense_cell,
+    known_to_spaces,
+)
 from fastdarts.nn import (
     AuxiliaryHeadCIFAR,
     AuxiliaryHeadImageNet,
@@ -55,14 +60,9 @@ __all__ = [
 ]
 
 
-def _build(name: str, C: int, stride: int, affine: bool) -> nn.Module:
-    return build_op(name, C, stride, affine, pool_bn=False)
-
-
-OPS: Mapping[str, Callable[[int, int, bool], nn.Module]] = MappingProxyType(
-    {name: partial(_build, name) for name in [*PRIMITIVES, "sep_conv_7x7", "conv_7x1_1x7"]}
-)
-"""Constructors of the primitives, called as `OPS[name](C, stride, affine)`."""
+OPS = constructors()
+"""Constructors of the primitives, called as `OPS[name](C, stride, affine)`: add your own, exchange them, or set another
+dictionary; mixed operations and derived networks are built of what is here then."""
 
 
 class MixedOp(_MixedOp):
@@ -76,7 +76,8 @@ class MixedOp(_MixedOp):
     """
 
     def __init__(self, C: int, stride: int) -> None:
-        super().__init__(C, stride, PRIMITIVES)
+        super().__init__(C, stride, candidates(OPS, PRIMITIVES, C, stride), stacked=False)
+        self.primitives = tuple(PRIMITIVES)
 
 
 class Cell(_Cell):
@@ -104,11 +105,18 @@ class Cell(_Cell):
         reduction: bool,
         reduction_prev: bool,
     ) -> None:
-        space = dense_cell(steps, multiplier, PRIMITIVES)
-        super().__init__(space, C_prev_prev, C_prev, C, reduction=reduction, reduction_prev=reduction_prev)
+        super().__init__(
+            dense_cell(steps, multiplier, PRIMITIVES, OPS),
+            C_prev_prev,
+            C_prev,
+            C,
+            reduction=reduction,
+            reduction_prev=reduction_prev,
+            stacked=False,
+        )
         self._steps, self._multiplier = steps, multiplier
 
-    def _build_edge(self, channels: int, stride: int, *_: object) -> MixedOp:
+    def _build_edge(self, channels: int, stride: int, *_: object) -> nn.Module:
         return MixedOp(channels, stride)
 
 
@@ -133,8 +141,8 @@ class Network(SearchNetwork):
     cell_class = Cell
 
     @staticmethod
-    def _primitives() -> list[str]:
-        return PRIMITIVES
+    def _primitives() -> tuple[list[str], Constructors]:
+        return PRIMITIVES, OPS
 
 
 class NetworkCIFAR(DerivedNetwork):
@@ -154,6 +162,11 @@ class NetworkCIFAR(DerivedNetwork):
     def __init__(
         self, C: int, num_classes: int, layers: int, auxiliary: bool, genotype: Genotype | _Genotype | str
     ) -> None:
+        known_to_spaces(OPS, OPS)
+
+        def build(name: str, channels: int, stride: int) -> nn.Module:
+            return (OPS.get(name) or partial(build_op, name, pool_bn=False))(channels, stride, True)
+
         super().__init__(
             to_genotype(genotype),
             channels=C,
@@ -161,6 +174,7 @@ class NetworkCIFAR(DerivedNetwork):
             classes=num_classes,
             auxiliary=auxiliary,
             stem=self._stem,
+            build=build,
         )
 
 

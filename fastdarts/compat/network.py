@@ -2,39 +2,82 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastdarts._backend import use_backend
+from fastdarts.compat.genotypes import PRIMITIVES as PEER_PRIMITIVES
 from fastdarts.compat.genotypes import Genotype, from_genotype
 from fastdarts.errors import UserError
-from fastdarts.nn import Place, StackedCell, Trunk
-from fastdarts.nn.fused import laid_out
-from fastdarts.spaces import CellSpace, Edge, Space, derive
+from fastdarts.nn import Place, StackedCell, Trunk, build_op, register_primitive
+from fastdarts.nn.casting import for_modules, laid_out
+from fastdarts.spaces import PRIMITIVES, CellSpace, Edge, Space, derive
 
-__all__ = ["SearchNetwork", "architecture_tensor", "constant_if_traced", "dense_cell"]
+__all__ = [
+    "Constructors",
+    "SearchNetwork",
+    "architecture_tensor",
+    "candidates",
+    "constant_if_traced",
+    "constructors",
+    "dense_cell",
+    "known_to_spaces",
+]
+
+Constructors = dict[str, Callable[[int, int, bool], nn.Module]]
+"""quark0's `OPS`: called as `OPS[name](C, stride, affine)`."""
 
 ALPHA_SCALE = 1e-3
 DEFAULT_SIZES = {"steps": 4, "multiplier": 4, "stem_multiplier": 3}
 
 
-def dense_cell(steps: int, multiplier: int, primitives: Sequence[str]) -> CellSpace:
+def constructors() -> Constructors:
+    """Those of quark0's primitives."""
+    return {name: partial(build_op, name, pool_bn=False) for name in [*PEER_PRIMITIVES, "sep_conv_7x7", "conv_7x1_1x7"]}
+
+
+def candidates(ops: Mapping[str, Any], primitives: Sequence[str], channels: int, stride: int) -> list[nn.Module]:
+    """The candidates of an edge, as the peers build them: a batch norm after what is named a pool.
+
+    Raises:
+        UserError: a name without a constructor.
+    """
+    missing = [name for name in primitives if name not in ops]
+    if missing:
+        raise UserError(
+            f"PRIMITIVES has {', '.join(missing)}", f"names in OPS: {', '.join(ops)}", "add its constructor"
+        )
+    built = [(name, ops[name](channels, stride, False)) for name in primitives]
+    return [nn.Sequential(op, nn.BatchNorm2d(channels, affine=False)) if "pool" in name else op for name, op in built]
+
+
+def known_to_spaces(ops: Mapping[str, Any], names: Iterable[str]) -> None:
+    """Let spaces and genotypes name operations that only a peer's `OPS` has."""
+    for name in names:
+        if name not in PRIMITIVES and name in ops:
+            register_primitive(name, ops[name])
+
+
+def dense_cell(steps: int, multiplier: int, primitives: Sequence[str], ops: Mapping[str, Any]) -> CellSpace:
     """The cell in which every node takes every earlier state, all primitives on every edge.
 
     Args:
         steps: number of nodes.
         multiplier: number of nodes, the last ones, that make the output.
         primitives: the candidates, in the order of the columns of alpha.
+        ops: constructors, of those too that no space knows.
 
     Raises:
         UserError: fewer nodes than the output takes.
     """
     if not 1 <= multiplier <= steps:
         raise UserError(f"multiplier is {multiplier} in a cell of {steps} steps", f"1 to {steps}")
+    known_to_spaces(ops, primitives)
     edges = (Edge(source, node, tuple(primitives)) for node in range(2, 2 + steps) for source in range(node))
     return CellSpace(tuple(edges), steps, tuple(range(2 + steps - multiplier, 2 + steps)))
 
@@ -48,8 +91,8 @@ class SearchNetwork(Trunk):
     cell_class: Callable[..., StackedCell]
 
     @staticmethod
-    def _primitives() -> Sequence[str]:
-        """The candidates of every edge, read of the peer's module when a network is built, as the peers read theirs."""
+    def _primitives() -> tuple[Sequence[str], Constructors]:
+        """The candidates of every edge and their constructors, read of the peer's module when a network is built."""
         raise NotImplementedError
 
     def __init__(
@@ -75,7 +118,7 @@ class SearchNetwork(Trunk):
                 place.reduction_prev,
             )
 
-        cell = dense_cell(steps, multiplier, self._primitives())
+        cell = dense_cell(steps, multiplier, *self._primitives())
         super().__init__(
             build_cell,
             channels=C,
@@ -118,11 +161,11 @@ class SearchNetwork(Trunk):
             return self._logits(input)
 
     def _logits(self, input: Tensor) -> Tensor:
-        older, newer = map(laid_out, self.begin(laid_out(input)))
+        older, newer = map(laid_out, self.begin(for_modules(input)))
         for cell in self.cells:
             # Anew for every cell, as the peers do: the gradients of the alphas are then summed in their order.
             older, newer = newer, cell(older, newer, *self.relaxed("reduce" if cell.reduction else "normal"))
-        return self.classify(newer)
+        return self.classify(for_modules(newer))
 
     def relaxed(self, kind: str) -> tuple[Tensor, ...]:
         """The mixing weights of the cells of a kind, `normal` or `reduce`; [E, K]."""

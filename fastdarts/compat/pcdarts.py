@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastdarts import reference
 from fastdarts.compat.architect import Architect
 from fastdarts.compat.genotypes import PRIMITIVES, Genotype
-from fastdarts.compat.network import SearchNetwork, architecture_tensor, constant_if_traced, dense_cell
+from fastdarts.compat.network import (
+    Constructors,
+    SearchNetwork,
+    architecture_tensor,
+    candidates,
+    constant_if_traced,
+    constructors,
+    dense_cell,
+)
 from fastdarts.nn import Cell as _Cell
 from fastdarts.nn import MixedOp as _MixedOp
+from fastdarts.nn.checks import check_partial
 
-__all__ = ["PRIMITIVES", "Architect", "Cell", "Genotype", "MixedOp", "Network"]
+__all__ = ["OPS", "PRIMITIVES", "Architect", "Cell", "Genotype", "MixedOp", "Network"]
 
 # K of the CIFAR search: a quarter of the channels is mixed.
 PARTIAL = 4
+
+OPS = constructors()
+"""Constructors of the primitives, as :data:`fastdarts.compat.darts.OPS`, on a quarter of the channels."""
 
 
 class MixedOp(_MixedOp):
@@ -28,7 +40,10 @@ class MixedOp(_MixedOp):
     """
 
     def __init__(self, C: int, stride: int) -> None:
-        super().__init__(C, stride, PRIMITIVES, partial=PARTIAL)
+        check_partial(C, PARTIAL)
+        mixed = candidates(OPS, PRIMITIVES, C // PARTIAL, stride)
+        super().__init__(C, stride, mixed, partial=PARTIAL, stacked=False)
+        self.primitives = tuple(PRIMITIVES)
 
 
 class Cell(_Cell):
@@ -57,17 +72,18 @@ class Cell(_Cell):
         reduction_prev: bool,
     ) -> None:
         super().__init__(
-            dense_cell(steps, multiplier, PRIMITIVES),
+            dense_cell(steps, multiplier, PRIMITIVES, OPS),
             C_prev_prev,
             C_prev,
             C,
             reduction=reduction,
             reduction_prev=reduction_prev,
             partial=PARTIAL,
+            stacked=False,
         )
         self._steps, self._multiplier = steps, multiplier
 
-    def _build_edge(self, channels: int, stride: int, *_: object) -> MixedOp:
+    def _build_edge(self, channels: int, stride: int, *_: object) -> nn.Module:
         return MixedOp(channels, stride)
 
 
@@ -93,8 +109,8 @@ class Network(SearchNetwork):
     cell_class = Cell
 
     @staticmethod
-    def _primitives() -> list[str]:
-        return PRIMITIVES
+    def _primitives() -> tuple[list[str], Constructors]:
+        return PRIMITIVES, OPS
 
     def _initialize_alphas(self) -> None:
         super()._initialize_alphas()

@@ -20,6 +20,7 @@ import torch
 from fastdarts.data import ImageSet
 from fastdarts.errors import Interrupted, UserError
 from fastdarts.evaluate.retrain import RetrainConfig, begun, retrain_once
+from fastdarts.nn import import_primitives
 from fastdarts.runs import RunFolder
 from fastdarts.search.config import SearchConfig
 from fastdarts.search.interrupt import stop_on_signal
@@ -243,6 +244,7 @@ def _work(pipe: connection.Connection, jobs: int) -> None:
     os.setpgid(0, 0)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(max(1, torch.get_num_threads() // jobs))
+    import_primitives()
     while True:
         try:
             task, images = pipe.recv()

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from fastdarts.nn.cell import Cell, MixedOp
+from fastdarts.nn.cell import Cell
 from fastdarts.nn.derived import AuxiliaryHeadCIFAR, AuxiliaryHeadImageNet, DerivedCell, DerivedNetwork
+from fastdarts.nn.mixed_op import MixedOp
 from fastdarts.nn.operations import (
-    AvgPool,
     Conv7x1,
     DilConv,
     FactorizedReduce,
     Identity,
-    MaxPool,
     Noise,
     ReLUConvBN,
     SepConv,
     Zero,
     build_op,
 )
+from fastdarts.nn.primitives import import_primitives, register_primitive
 from fastdarts.nn.supernet import Architecture, Supernet
 from fastdarts.nn.trunk import Place, StackedCell, Trunk
 
@@ -24,7 +24,6 @@ __all__ = [
     "Architecture",
     "AuxiliaryHeadCIFAR",
     "AuxiliaryHeadImageNet",
-    "AvgPool",
     "Cell",
     "Conv7x1",
     "DerivedCell",
@@ -32,7 +31,6 @@ __all__ = [
     "DilConv",
     "FactorizedReduce",
     "Identity",
-    "MaxPool",
     "MixedOp",
     "Noise",
     "Place",
@@ -43,4 +41,6 @@ __all__ = [
     "Trunk",
     "Zero",
     "build_op",
+    "import_primitives",
+    "register_primitive",
 ]

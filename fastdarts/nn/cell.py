@@ -1,9 +1,10 @@
-"""The mixed operation of an edge and the cell that mixes over all its edges."""
+"""The cell that mixes over all its edges."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,25 +12,27 @@ from torch import Tensor, nn
 
 from fastdarts import reference
 from fastdarts.errors import UserError
+from fastdarts.nn.casting import as_laid_out
 from fastdarts.nn.channels import channel_order, reordered
 from fastdarts.nn.checks import (
     at_least_one,
     check_active,
     check_maps,
-    check_partial,
     check_sampling,
-    check_statistics,
     check_vector,
-    halved,
 )
-from fastdarts.nn.fused import Engine, as_laid_out, cast_once, check_memory, constant, hooked, preprocess
-from fastdarts.nn.operations import FactorizedReduce, Identity, ReLUConvBN, build_op
+from fastdarts.nn.fused import Engine, Surveyed, check_memory, constant
+from fastdarts.nn.handed import handed_in
+from fastdarts.nn.known import unhooked
+from fastdarts.nn.mixed_op import MixedOp
+from fastdarts.nn.operations import FactorizedReduce, ReLUConvBN, channels_first
+from fastdarts.nn.route import route, segments
 from fastdarts.nn.stack import Stack, StackedPart
+from fastdarts.nn.survey import Edges, Frame, Survey
 from fastdarts.nn.trunk import StackedCell
-from fastdarts.plan import CellPlan, cell_plan, mixed_op_plan, unsupported
 from fastdarts.spaces import CellSpace
 
-__all__ = ["Cell", "MixedOp"]
+__all__ = ["Cell"]
 
 _DROPS_EDGES = "whole edges are dropped: each edge runs on its own"
 _DROPS_ELEMENTS = "elements of skips are dropped: each edge runs on its own"
@@ -38,123 +41,7 @@ Weights = Tensor | Sequence[Tensor]
 Active = Sequence[Sequence[int]]
 
 
-def _without_some(x: Tensor, probability: float) -> Tensor:
-    """Dropout of elements, drawn in the order of the indices and not of the memory: one seed, one mask everywhere."""
-    kept = torch.empty(x.shape, dtype=x.dtype, device=x.device).bernoulli_(1 - probability)
-    return x * kept.div_(1 - probability)
-
-
-class MixedOp(nn.Module):
-    """All candidates of one edge, summed with mixing weights.
-
-    `y = sum_k weights[k] * op_k(x)`; with partial channels of the first C/K channels, the others going by.
-
-    Args:
-        channels: C, of the input and the output.
-        stride: 1 or 2, pixels.
-        primitives: names of the candidates, in the order of the weights.
-        partial: K; 1/K of the channels is mixed. 1 mixes all.
-        memory: what the fused engine keeps for backward: `fast`, `balanced` or `lean`; :func:`fastdarts.ops.cell`.
-
-    Raises:
-        UserError: K does not divide C, no or unknown primitives, a stride other than 1 or 2, an unknown memory mode.
-
-    Source: Liu et al. 2019 (DARTS), Eq. 2; Xu et al. 2020 (PC-DARTS), Eq. 3.
-    """
-
-    def __init__(
-        self, channels: int, stride: int, primitives: Sequence[str], *, partial: int = 1, memory: str = "fast"
-    ) -> None:
-        super().__init__()
-        check_partial(channels, partial)
-        check_memory(memory)
-        if not primitives:
-            raise UserError("a mixed operation without primitives", "at least one")
-        self.channels, self.stride, self.partial, self.memory = channels, stride, partial, memory
-        self.primitives = tuple(primitives)
-        self._ops = nn.ModuleList(
-            build_op(primitive, channels // partial, stride, affine=False, pool_bn=True) for primitive in primitives
-        )
-        self._stack: Stack | None = Stack([self._ops], [0])
-        self._learn_in(StackedPart(self._stack, 0))
-
-    def _learn_in(self, part: StackedPart) -> None:
-        """Read weights and statistics from an edge of a stack, a cell's where there is one."""
-        if part.stack is not self._stack:
-            self._stack = None
-        self._part = part
-
-        def build() -> CellPlan | None:
-            return mixed_op_plan(self.primitives, self.channels, self.stride, partial=self.partial)
-
-        self._engine = Engine("MixedOp", part.stack, part.place, [self._ops], build, unsupported(self.primitives))
-
-    def forward(
-        self, x: Tensor, weights: Tensor, active: Sequence[int] | None = None, skip_dropout: float = 0.0
-    ) -> Tensor:
-        """Mix.
-
-        Args:
-            x: [N, C, H, W], floating.
-            weights: [K], floating; one mixing weight per primitive.
-            active: indices of the primitives that run; None for all. The others are not computed.
-            skip_dropout: probability that an element of what an identity gives is dropped, in training only.
-
-        Returns:
-            [N, C, ceil(H / stride), ceil(W / stride)], the dtype of x.
-
-        Raises:
-            UserError: a wrong shape, an empty batch, indices that do not exist.
-            TypeError: no tensors, or no floating dtype.
-        """
-        check_maps(x, self.channels, "MixedOp")
-        check_vector(weights, len(self._ops), "MixedOp")
-        if active is not None:
-            check_active(active, len(self._ops), "MixedOp")
-        if self.training:
-            height, width = (halved(size, self.stride) for size in x.shape[2:])
-            check_statistics(len(x), height, width, "MixedOp")
-        chosen = range(len(self._ops)) if active is None else active
-        skips = [k for k in chosen if isinstance(self._ops[k], Identity)]
-        if skips and skip_dropout and self.training:
-            return self._dropping(x, weights, skips, [k for k in chosen if k not in skips], skip_dropout)
-        return self._mix(x, weights, active)
-
-    def _mix(self, x: Tensor, weights: Tensor, active: Sequence[int] | None) -> Tensor:
-        if not self._engine.refuses(x, [self._ops]):
-            route = self._engine.route(None if active is None else (tuple(active),))
-            with cast_once(x) as cast:
-                y = self._engine.run([cast(x)], weights.unsqueeze(0), bypass=None, route=route, memory=self.memory)
-            return as_laid_out(y, x)
-        stack, edge = self._part
-        kernels = dict(zip(self._engine.edges[0], stack.edge(edge), strict=True))
-        ops = [functools.partial(op, kernels=kernels[op]) if kernels.get(op) else op for op in self._ops]
-
-        def mix(sampled: Tensor) -> Tensor:
-            return reference.mixed_sum(sampled, ops, weights, active)
-
-        return reference.partial_channels(x, mix, partial=self.partial, stride=self.stride)
-
-    def _dropping(
-        self, x: Tensor, weights: Tensor, skips: Sequence[int], others: Sequence[int], dropout: float
-    ) -> Tensor:
-        """Identities, elements of which are dropped, and what the engine makes of the other candidates."""
-
-        def skipped(sampled: Tensor) -> Tensor:
-            return reference.weighted_sum([weights[k] * _without_some(sampled, dropout) for k in skips])
-
-        if not others:
-            return reference.partial_channels(x, skipped, partial=self.partial, stride=self.stride)
-        y = self._mix(x, weights, others)
-        sampled = self.channels // self.partial
-        kept = skipped(x[:, :sampled])
-        if self.partial > 1:
-            # Where the engine's shuffle has put the channels that were mixed.
-            kept = reference.channel_shuffle(F.pad(kept, (0, 0, 0, 0, 0, self.channels - sampled)), self.partial)
-        return y + kept
-
-
-class Cell(StackedCell):
+class Cell(StackedCell, Surveyed):
     """A searched cell: two inputs, nodes that sum mixed operations over earlier states, concatenated.
 
     `s_j = sum_e edge_weights[e] * mixed_e(s_source(e))` over the edges e into node j.
@@ -170,6 +57,7 @@ class Cell(StackedCell):
         memory: what the fused engine keeps for backward: `fast`, `balanced` or `lean`; :func:`fastdarts.ops.cell`.
         channel_sampling: with partial channels, whether each pass in training mixes C/K channels drawn at random
             instead of the first ones; :func:`fastdarts.nn.channels.channel_order`.
+        stacked: whether the weights on the edges out of a state are one parameter; as of :class:`MixedOp`.
 
     Raises:
         UserError: as :class:`MixedOp`; channels to sample where all are mixed.
@@ -189,6 +77,7 @@ class Cell(StackedCell):
         partial: int = 1,
         memory: str = "fast",
         channel_sampling: bool = False,
+        stacked: bool = True,
     ) -> None:
         super().__init__()
         check_memory(memory)
@@ -210,20 +99,53 @@ class Cell(StackedCell):
             for stride, edge in zip(strides, space.edges, strict=True)
         ]
         self._ops = nn.ModuleList(edges)
-        self._stack = Stack([edge._ops for edge in edges], [edge.source for edge in space.edges])
-        for index, edge in enumerate(edges):
-            edge._learn_in(StackedPart(self._stack, index))
+        self._stack: Stack | None = None
+        if stacked:
+            mixed = [edge if isinstance(edge, MixedOp) else None for edge in edges]
+            named = [[] if edge is None else edge.stackable() for edge in mixed]
+            self._stack = Stack(named, [edge.source for edge in space.edges])
+            for index, each in enumerate(mixed):
+                if each is not None:
+                    each.learn_in(StackedPart(self._stack, index))
+        where = tuple((edge.source, edge.node, stride) for edge, stride in zip(space.edges, strides, strict=True))
+        self._engine = Engine("Cell", Frame(space.inputs, space.nodes, space.concat, channels, partial, where))
 
-        def build() -> CellPlan | None:
-            return cell_plan(space, channels, partial=partial, reduction=reduction)
+    def _build_edge(self, channels: int, stride: int, primitives: Sequence[str], partial: int) -> nn.Module:
+        return MixedOp(channels, stride, primitives, partial=partial, stacked=False)
 
-        planned = [(channels, stride, e.primitives, partial) for stride, e in zip(strides, space.edges, strict=True)]
-        built = [(edge.channels, edge.stride, edge.primitives, edge.partial) for edge in edges]
-        why = unsupported(space) or ("" if built == planned else "edges of its own making")
-        self._engine = Engine("Cell", self._stack, None, [edge._ops for edge in edges], build, why)
+    def edges(self) -> Edges:
+        """The edges as they are now."""
+        reasons = [
+            self._apart(edge, stride) for edge, (_, _, stride) in zip(self._ops, self._engine.frame.edges, strict=True)
+        ]
+        every: list[Any] = list(self._ops)
+        mixed = [edge for edge, reason in zip(every, reasons, strict=True) if not reason]
+        candidates = [None if reason else list(edge._ops) for edge, reason in zip(every, reasons, strict=True)]
+        containers = [self._ops, *mixed, *(edge._ops for edge in mixed)]
+        owners = [(edge, ("channels", "stride", "partial")) for edge in mixed]
+        return Edges(candidates, containers, owners, frozenset(filter(None, reasons)))
 
-    def _build_edge(self, channels: int, stride: int, primitives: Sequence[str], partial: int) -> MixedOp:
-        return MixedOp(channels, stride, primitives, partial=partial)
+    def called(self) -> tuple[int, ...]:
+        """The edges that are modules of their own now."""
+        strides = (stride for _, _, stride in self._engine.frame.edges)
+        return tuple(
+            e for e, (edge, stride) in enumerate(zip(self._ops, strides, strict=True)) if self._apart(edge, stride)
+        )
+
+    def _apart(self, edge: nn.Module, stride: int) -> str:
+        """Why an edge is called as the module it is; "" where it is a mixed operation as this cell builds them."""
+        if not isinstance(edge, MixedOp):
+            return f"an edge is a {type(edge).__name__}"
+        own = [
+            getattr(type(edge), name) is getattr(MixedOp, name) for name in ("forward", "_mix", "_fused", "_dropping")
+        ]
+        if not all(own):
+            return f"an edge is a {type(edge).__name__} with a forward of its own"
+        if not unhooked(edge):
+            return "edges have hooks"
+        if (edge.channels, edge.stride, edge.partial) != (self.channels, stride, self.partial):
+            return "an edge has other channels or strides"
+        return ""
 
     def forward(
         self,
@@ -260,51 +182,112 @@ class Cell(StackedCell):
         """
         check_maps(s0, self.c_prev_prev, "Cell")
         check_maps(s1, self.c_prev, "Cell")
-        counts = self.space.counts
         if edge_weights is not None:
-            check_vector(edge_weights, len(counts), "Cell", "edge_weights")
+            check_vector(edge_weights, len(self._ops), "Cell", "edge_weights")
         if active is not None:
-            if len(active) != len(counts):
-                raise UserError(f"Cell: active has {len(active)} entries", f"one for each of the {len(counts)} edges")
-            for chosen, count in zip(active, counts, strict=True):
-                if chosen:
-                    check_active(chosen, count, "Cell")
+            if len(active) != len(self._ops):
+                raise UserError(
+                    f"Cell: active has {len(active)} entries", f"one for each of the {len(self._ops)} edges"
+                )
+            for chosen, edge in zip(active, self._ops, strict=True):
+                if chosen and isinstance(edge, MixedOp):
+                    check_active(chosen, len(edge._ops), "Cell")
         drop_path_prob, skip_dropout = (p if self.training else 0.0 for p in (drop_path_prob, skip_dropout))
         reason = _DROPS_EDGES if drop_path_prob else _DROPS_ELEMENTS if skip_dropout else ""
-        if self._is_plain(s1, reason):
-            states, order = self._reordered(self._met(s0, s1, self.preprocess0(s0), self.preprocess1(s1)))
-            y = self._mix(states, self._rows(weights), edge_weights, active, drop_path_prob, skip_dropout)
-            return y if order is None else reordered(y, order)
-        return self._fused(s0, s1, weights, edge_weights, active)
-
-    def _is_plain(self, x: Tensor, reason: str) -> bool:
-        if reason:
-            return self._engine.refuses(x, [], reason)
-        edges: list[nn.ModuleList] = []
-        for edge in self._ops:
-            if not isinstance(edge, MixedOp) or type(edge).forward is not MixedOp.forward or "forward" in vars(edge):
-                return self._engine.refuses(x, [], "edges are more than mixed operations")
-            if hooked(edge):
-                return self._engine.refuses(x, [], "edges have hooks")
-            edges.append(edge._ops)
-        return self._engine.refuses(x, edges)
+        if not self._engine.refuses(s1, reason):
+            survey = self._engine.survey(self)
+            if survey.fused:
+                return self._fused(s0, s1, weights, edge_weights, active, survey)
+        rows = self._rows(weights)
+        states, order = self._reordered(self._met(s0, s1, self.preprocess0(s0), self.preprocess1(s1)))
+        with nullcontext() if self._stack is None else self._stack.cut():
+            y = self._mix(states, rows, edge_weights, active, drop_path_prob, skip_dropout)
+        return y if order is None else reordered(y, order)
 
     def _fused(
-        self, s0: Tensor, s1: Tensor, weights: Weights, edge_weights: Tensor | None, active: Active | None
+        self,
+        s0: Tensor,
+        s1: Tensor,
+        weights: Weights,
+        edge_weights: Tensor | None,
+        active: Active | None,
+        survey: Survey,
     ) -> Tensor:
-        route = self._engine.route(None if active is None else tuple(tuple(chosen) for chosen in active))
-        matrix, bypass = self._matrix(weights), None
+        older, newer = (self._engine.preprocess(self, f"preprocess{i}", s) for i, s in enumerate((s0, s1)))
+        states, order = self._reordered(self._met(s0, s1, older, newer))
+        running = None if active is None else tuple(tuple(chosen) for chosen in active)
+        matrix, bypass = self._matrix(weights, survey.width), None
         if edge_weights is not None:
-            if route.read:
+            read = route(survey.plan, running).read
+            if read:
                 # What no candidate has may be anything, and the product's gradient would read it.
-                matrix = torch.where(constant(route.read, matrix.device), matrix[:, : self.space.width], 0)
-            matrix = matrix[:, : self.space.width] * edge_weights.unsqueeze(1)
+                matrix = torch.where(constant(read, matrix.device), matrix[:, : survey.width], 0)
+            matrix = matrix[:, : survey.width] * edge_weights.unsqueeze(1)
             bypass = edge_weights if self.partial > 1 else None
-        with cast_once(s1) as cast:
-            older, newer = preprocess(self.preprocess0, s0, cast), preprocess(self.preprocess1, s1, cast)
-            states, order = self._reordered(self._met(s0, s1, older, newer))
-            y = self._engine.run(states, matrix, bypass=bypass, route=route, memory=self.memory)
+        runs = segments(survey.plan, survey.called, running) if survey.called or survey.modules else ()
+        if len(runs) < 2 and not survey.called:
+            y = self._part_of(survey, states, matrix, bypass, running, None)
+        else:
+            rows = self._rows(weights)
+            for nodes in runs:
+                own = self._own(nodes[0], survey, states, rows, edge_weights, active)
+                states += self._nodes(survey, states, matrix, bypass, running, nodes, own)
+            y = torch.cat([states[node] for node in self.space.concat], dim=1)
         return as_laid_out(y if order is None else reordered(y, order), s1)
+
+    def _part_of(
+        self,
+        survey: Survey,
+        states: list[Tensor],
+        matrix: Tensor,
+        bypass: Tensor | None,
+        active: tuple[tuple[int, ...], ...] | None,
+        nodes: tuple[int, ...] | None,
+    ) -> Tensor:
+        """What the engine makes of some nodes, None for the whole cell."""
+        way = route(survey.plan, active, nodes)
+        count = way.edges
+        return self._engine.run(
+            self._ops,
+            self._stack,
+            survey,
+            states,
+            matrix if nodes is None else matrix[:count],
+            bypass=bypass if bypass is None or nodes is None else bypass[:count],
+            route=way,
+            memory=self.memory,
+            handed=handed_in("Cell", way, self._ops, states) if way.handed else (),
+        )
+
+    def _nodes(
+        self,
+        survey: Survey,
+        states: list[Tensor],
+        matrix: Tensor,
+        bypass: Tensor | None,
+        active: tuple[tuple[int, ...], ...] | None,
+        nodes: tuple[int, ...],
+        own: list[Tensor],
+    ) -> list[Tensor]:
+        """Some nodes from the states before them; `own` is what edges that are modules give to the first one."""
+        if own and route(survey.plan, active, nodes).empty:
+            return [reference.weighted_sum(own)]
+        found = list(self._part_of(survey, states, matrix, bypass, active, nodes).split(self.channels, dim=1))
+        return [reference.weighted_sum([found[0], *own]), *found[1:]]
+
+    def _own(
+        self,
+        node: int,
+        survey: Survey,
+        states: list[Tensor],
+        rows: list[Tensor],
+        edge_weights: Tensor | None,
+        active: Active | None,
+    ) -> list[Tensor]:
+        """What the edges into a node that are modules of their own give."""
+        edges = [e for e in survey.called if self.space.edges[e].node == node and (active is None or active[e])]
+        terms = [self._edge(e, states, rows[e], active, 0.0) for e in edges]
+        return terms if edge_weights is None else [edge_weights[e] * y for e, y in zip(edges, terms, strict=True)]
 
     def _reordered(self, states: list[Tensor]) -> tuple[list[Tensor], Tensor | None]:
         """The states in this pass' order of channels, and the order that names the output's channels back."""
@@ -349,26 +332,29 @@ class Cell(StackedCell):
         self, edge: int, states: list[Tensor], weights: Tensor, active: Active | None, skip_dropout: float
     ) -> Tensor:
         source = states[self.space.edges[edge].source]
-        # An edge of someone else's making may know no dropout, and need not where there is none.
+        # An edge of someone else's making may know neither, and need not where there is nothing to say.
+        chosen = () if active is None else (active[edge],)
         dropout = {"skip_dropout": skip_dropout} if skip_dropout else {}
-        y: Tensor = self._ops[edge](source, weights, None if active is None else active[edge], **dropout)
+        own = isinstance(self._ops[edge], MixedOp)
+        y: Tensor = self._ops[edge](source if own else channels_first(source), weights, *chosen, **dropout)
         return y
 
-    def _matrix(self, weights: Weights) -> Tensor:
+    def _matrix(self, weights: Weights, width: int) -> Tensor:
         """The mixing weights as [E, at least the widest edge's]."""
-        edges, width = len(self.space.edges), self.space.width
+        edges = len(self._ops)
         if isinstance(weights, Tensor) and weights.ndim == 2 and len(weights) == edges and weights.shape[1] >= width:
             return weights
-        return torch.stack([F.pad(row, (0, width - len(row))) for row in self._rows(weights)])
+        return torch.stack([F.pad(row[:width], (0, max(0, width - len(row)))) for row in self._rows(weights)])
 
     def _rows(self, weights: Weights) -> list[Tensor]:
-        counts = self.space.counts
         rows = list(weights)
-        if len(rows) != len(counts):
-            raise UserError(f"Cell: mixing weights for {len(rows)} edges", f"{len(counts)} edges")
-        for edge, (row, count) in enumerate(zip(rows, counts, strict=True)):
+        if len(rows) != len(self._ops):
+            raise UserError(f"Cell: mixing weights for {len(rows)} edges", f"{len(self._ops)} edges")
+        for number, (row, edge) in enumerate(zip(rows, self._ops, strict=True)):
             if not isinstance(row, Tensor):
-                raise TypeError(f"Cell: mixing weights of edge {edge} are a {type(row).__name__}; expected a tensor")
+                raise TypeError(f"Cell: mixing weights of edge {number} are a {type(row).__name__}; expected a tensor")
+            count = len(edge._ops) if isinstance(edge, MixedOp) else 0
             if row.ndim != 1 or len(row) < count:
-                raise UserError(f"Cell: mixing weights of edge {edge} have shape {list(row.shape)}", f"[{count}]")
-        return [row[:count] for row, count in zip(rows, counts, strict=True)]
+                what = f"Cell: mixing weights of edge {number} have shape {list(row.shape)}"
+                raise UserError(what, f"[{count}]")
+        return rows

@@ -15,6 +15,7 @@ __all__ = [
     "check_active",
     "check_maps",
     "check_partial",
+    "check_row",
     "check_sampling",
     "check_statistics",
     "check_vector",
@@ -72,19 +73,20 @@ def check_sampling(channel_sampling: bool, partial: int) -> None:
         )
 
 
-def check_maps(x: Tensor, channels: int, owner: str) -> None:
-    """Refuse what is no batch of feature maps with the given number of channels.
+def check_maps(x: Tensor, channels: int | None, owner: str) -> None:
+    """Refuse what is no batch of feature maps with the given number of channels, None for any.
 
     Raises:
         TypeError: x is no floating tensor.
         UserError: x is not [N, channels, H, W] with N, H and W at least 1.
     """
+    wide = "C" if channels is None else channels
     if not isinstance(x, Tensor):
-        raise TypeError(f"{owner}: the input is a {type(x).__name__}; expected a tensor [N, {channels}, H, W]")
+        raise TypeError(f"{owner}: the input is a {type(x).__name__}; expected a tensor [N, {wide}, H, W]")
     if not x.is_floating_point():
         raise TypeError(f"{owner}: the input is {x.dtype}; expected a floating dtype")
-    if x.ndim != 4 or x.shape[1] != channels:
-        raise UserError(f"{owner}: the input has shape {list(x.shape)}", f"[N, {channels}, H, W]")
+    if x.ndim != 4 or channels not in (None, x.shape[1]):
+        raise UserError(f"{owner}: the input has shape {list(x.shape)}", f"[N, {wide}, H, W]")
     if 0 in x.shape:
         raise UserError(f"{owner}: the input is empty, shape {list(x.shape)}", "N, H and W at least 1")
 
@@ -105,6 +107,15 @@ def check_vector(values: Tensor, length: int, owner: str, name: str = "weights")
         raise TypeError(f"{owner}: {name} is a {type(values).__name__}; expected a tensor [{length}]")
     if values.ndim != 1 or len(values) != length:
         raise UserError(f"{owner}: {name} has shape {list(values.shape)}", f"[{length}]")
+
+
+def check_row(weights: Tensor, count: int, owner: str) -> None:
+    """Refuse mixing weights that are no 1-D tensor of at least so many entries."""
+    if not isinstance(weights, Tensor):
+        raise TypeError(f"{owner}: weights is a {type(weights).__name__}; expected a tensor [{count}]")
+    if weights.ndim != 1 or len(weights) < count:
+        what = f"{owner}: weights has shape {list(weights.shape)}"
+        raise UserError(what, f"[{count}], one for each candidate", "append a column for each operation that was added")
 
 
 def check_active(active: Sequence[int], count: int, owner: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,6 +18,13 @@ from fastdarts.spaces import CellGenotype, Genotype
 __all__ = ["AuxiliaryHeadCIFAR", "AuxiliaryHeadImageNet", "DerivedCell", "DerivedNetwork", "auxiliary_head"]
 
 
+Build = Callable[[str, int, int], nn.Module]
+
+
+def _build_op(name: str, channels: int, stride: int) -> nn.Module:
+    return build_op(name, channels, stride, affine=True, pool_bn=False)
+
+
 class DerivedCell(StackedCell):
     """A discrete cell: each node sums the outputs of its operators; affine batch norm, none after pools.
 
@@ -26,6 +35,7 @@ class DerivedCell(StackedCell):
         channels: C, of every state.
         reduction: whether edges from the two inputs have stride 2.
         reduction_prev: whether the layer before reduced.
+        build: makes the operator of a name, for a number of channels and a stride.
 
     Source: Liu et al. 2019 (DARTS), section 2.4; facts section 1.
     """
@@ -39,6 +49,7 @@ class DerivedCell(StackedCell):
         *,
         reduction: bool,
         reduction_prev: bool,
+        build: Build = _build_op,
     ) -> None:
         super().__init__()
         self.genotype, self.reduction, self.multiplier = genotype, reduction, len(genotype.concat)
@@ -49,7 +60,7 @@ class DerivedCell(StackedCell):
             self.preprocess0 = ReLUConvBN(c_prev_prev, channels, 1, 1, 0)
         self.preprocess1 = ReLUConvBN(c_prev, channels, 1, 1, 0)
         self._ops = nn.ModuleList(
-            build_op(op, channels, 2 if reduction and source < genotype.inputs else 1, affine=True, pool_bn=False)
+            build(op, channels, 2 if reduction and source < genotype.inputs else 1)
             for op, source, _ in genotype.edges()
         )
 
@@ -164,6 +175,7 @@ class DerivedNetwork(Trunk):
         in_channels: channels of the images.
         auxiliary: whether there is an auxiliary head after cell 2 * layers // 3.
         stem: `cifar` (3 * channels channels) or `imagenet` (channels channels).
+        build: makes the operator of a name, for a number of channels and a stride.
 
     Attributes:
         drop_path_prob: probability that a path of an image is dropped in training; set it between epochs.
@@ -185,6 +197,7 @@ class DerivedNetwork(Trunk):
         in_channels: int = 3,
         auxiliary: bool = False,
         stem: str = "cifar",
+        build: Build = _build_op,
     ) -> None:
         layers = _depth(genotype, layers)
         check_trunk(channels=channels, layers=layers, classes=classes, in_channels=in_channels, stem=stem)
@@ -199,6 +212,7 @@ class DerivedNetwork(Trunk):
                 place.channels,
                 reduction=place.reduction,
                 reduction_prev=place.reduction_prev,
+                build=build,
             )
 
         super().__init__(

@@ -1,45 +1,45 @@
-"""The way from the layers to the fused engine: whether a call can take it, what it hands over, what it brings back.
+"""The way from the layers to the fused engine: what of a layer it can run, what it is handed, what it brings back.
 
-A call computes in plain torch instead where the backend in force is the reference, and where the engine would not do
-the same: candidates without a kernel or replaced by others, forward hooks inside, batch norms set up differently from
-each other, float16 on a CPU. The log says so, once for each reason.
+Every call looks whether the candidates are what they were (:mod:`fastdarts.nn.watch`), and if not, what they are now
+(:mod:`fastdarts.nn.known`). Those that the engine does not know are called as the modules they are, and their maps are
+handed to it. All computes in plain torch where the backend in force is the reference, and where something outside the
+layers makes every module another one: a global hook, torch's functions replaced, a tracer, float16 on a CPU. The log
+says so, once for each reason.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+from weakref import ReferenceType, WeakValueDictionary, ref
 
 import torch
 from torch import Tensor, nn
 
 from fastdarts.errors import UserError
-from fastdarts.nn.operations import FactorizedReduce, ReLUConvBN
+from fastdarts.nn.casting import cast_once, stored
+from fastdarts.nn.known import Known, elsewhere, preprocessing
+from fastdarts.nn.operations import channels_first
+from fastdarts.nn.route import Route
 from fastdarts.nn.stack import Stack
+from fastdarts.nn.statistics import chosen, kept, move, move_stacked
+from fastdarts.nn.survey import Edges, Found, Frame, Place, Survey, look
+from fastdarts.nn.watch import Settings, Watch
 from fastdarts.ops.cell import cell as fused_cell
 from fastdarts.ops.cell import on_reference
-from fastdarts.ops.maps import is_maps, keep_if_captured, stored_dtypes
+from fastdarts.ops.maps import keep_if_captured, stored_dtypes
 from fastdarts.ops.preprocess import preprocess as fused_preprocess
-from fastdarts.ops.track import track_
-from fastdarts.plan import MEMORY, CellPlan, Norm, Parameter
+from fastdarts.plan import MEMORY
 
-__all__ = [
-    "Engine",
-    "Route",
-    "as_laid_out",
-    "cast_once",
-    "check_memory",
-    "constant",
-    "hooked",
-    "laid_out",
-    "preprocess",
-]
+__all__ = ["Engine", "Surveyed", "check_memory", "constant"]
 
 _LOG = logging.getLogger("fastdarts")
+_LAYERS: WeakValueDictionary[int, Surveyed] = WeakValueDictionary()
+_NUMBERS = itertools.count()
 
 
 def check_memory(memory: str) -> None:
@@ -48,242 +48,227 @@ def check_memory(memory: str) -> None:
         raise UserError(f"memory is {memory!r}", f"one of {', '.join(MEMORY)}")
 
 
-@dataclass(frozen=True)
-class Route:
-    """What runs of the candidates that a stack holds.
+class Surveyed(nn.Module):
+    """A layer of which the engine runs what it knows.
 
-    Args:
-        plan: what runs.
-        norms: number of its batch norms.
-        noises: number of its noise candidates.
-        kernels: which of the stack's convolutions these are, None for all.
-        rows: which of its batch norms, None for all.
-        read: for each edge which columns of the mixing weights are read; () where all of them are.
+    `torch.compile` takes what is found as a constant, which it can ask for by a number only: a copy has its own.
     """
 
-    plan: CellPlan
-    norms: int
-    noises: int
-    kernels: tuple[int, ...] | None
-    rows: tuple[int, ...] | None
-    read: tuple[tuple[bool, ...], ...]
+    _engine: Engine
 
-    @classmethod
-    def of(cls, chosen: CellPlan, whole: CellPlan) -> Route:
-        """The way of a plan whose candidates are some of another's."""
-        kernels, rows = (_places(chosen, whole, what) for what in ("parameters", "norms"))
-        columns = [{candidate.column for candidate in edge.candidates} for edge in chosen.edges]
-        read = tuple(tuple(column in each for column in range(whole.width)) for each in columns)
-        return cls(
-            chosen,
-            len(chosen.norms),
-            len(chosen.noises),
-            None if len(kernels) == len(whole.parameters) else kernels,
-            None if len(rows) == len(whole.norms) else rows,
-            () if all(map(all, read)) else read,
-        )
+    def __init__(self) -> None:
+        super().__init__()
+        self._number = next(_NUMBERS)
+        _LAYERS[self._number] = self
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._number = next(_NUMBERS)
+        _LAYERS[self._number] = self
 
-def _places(chosen: CellPlan, whole: CellPlan, what: str) -> tuple[int, ...]:
-    """Where the convolutions or batch norms of a plan stand among those of the plan that it is a part of."""
+    def edges(self) -> Edges:
+        """The edges as they are now."""
+        raise NotImplementedError
 
-    def named(plan: CellPlan) -> list[tuple[int, int, str]]:
-        found: Sequence[Parameter] | Sequence[Norm] = getattr(plan, what)
-        return [(each.edge, plan.edges[each.edge].candidates[each.position].column, each.name) for each in found]
-
-    place = {name: index for index, name in enumerate(named(whole))}
-    return tuple(place[name] for name in named(chosen))
-
-
-class _Settings(NamedTuple):
-    """How a batch norm behaves: `nn.BatchNorm2d`'s attributes, `batch` for whether it takes the batch's statistics."""
-
-    batch: bool
-    track: bool
-    momentum: float | None
-    eps: float
-
-
-def _settings(norm: nn.BatchNorm2d) -> _Settings:
-    batch = norm.training or norm.running_mean is None
-    return _Settings(batch, norm.training and norm.track_running_stats, norm.momentum, norm.eps)
+    def called(self) -> tuple[int, ...]:
+        """The edges that are modules of their own now."""
+        return ()
 
 
 class Engine:
-    """The fused engine for a mixed operation or a cell.
+    """The fused engine for a mixed operation or a cell, and what it has found there; copies begin anew.
 
     Args:
         owner: its name in messages.
-        stack: of its candidates' weights and statistics.
-        edge: which of the stack's edges it is; None for all.
-        edges: the candidates of each edge.
-        build: makes the plan of all candidates.
-        why: why the engine cannot run them; "" where it can.
+        frame: of the layer.
     """
 
-    def __init__(
-        self,
-        owner: str,
-        stack: Stack,
-        edge: int | None,
-        edges: Iterable[Iterable[nn.Module]],
-        build: Callable[[], CellPlan | None],
-        why: str,
-    ) -> None:
-        self.owner, self.stack, self.edge, self.why = owner, stack, edge, why
-        self.edges = [list(edge) for edge in edges]
-        self.norms = [m for edge in self.edges for op in edge for m in op.modules() if isinstance(m, nn.BatchNorm2d)]
-        try:
-            self._whole = "" if why else _encoded(build())
-        except UserError as error:
-            self._whole, self.why = "", str(error)
-        self._all = None if self.why else _route(self._whole, None)
+    def __init__(self, owner: str, frame: Frame) -> None:
+        self.owner, self.frame = owner, frame
+        # Weak: the layer holds this engine, and its maps are to be freed with it, not by the garbage collector.
+        self._layer: ReferenceType[Surveyed] | None = None
+        self._found: Found | None = None
+        self._before: dict[str, tuple[nn.Module, Known | None, Watch]] = {}
 
-    def route(self, active: tuple[tuple[int, ...], ...] | None) -> Route:
-        """What runs where only some candidates do: for each edge their columns, None for all."""
-        return self._all if active is None and self._all is not None else _route(self._whole, active)
+    def __deepcopy__(self, memo: dict[int, Any]) -> Engine:
+        return Engine(self.owner, self.frame)
 
-    def refuses(self, x: Tensor, edges: Iterable[Iterable[nn.Module]], reason: str = "") -> bool:
-        """Whether a call with this input must compute in plain torch.
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Engine, (self.owner, self.frame)
+
+    def refuses(self, x: Tensor, reason: str = "") -> bool:
+        """Whether a call with this input must compute in plain torch, whatever the candidates are.
 
         Args:
             x: [N, C, H, W].
-            edges: the candidates of each edge as they are now.
             reason: what the caller has found already.
         """
         if on_reference(x.device.type):
             return True
-        reason = reason or self.why or self._changed(edges)
-        if not reason and _stored(x) not in stored_dtypes("cell", x.device.type):
-            reason = f"no kernel for {str(_stored(x)).removeprefix('torch.')}"
+        reason = reason or _outside()
+        if not reason and stored(x) not in stored_dtypes("cell", x.device.type):
+            reason = f"no kernel for {str(stored(x)).removeprefix('torch.')}"
         if reason:
-            _tell(self.owner, reason)
+            _tell(f"{self.owner}: plain torch ({reason})")
         return bool(reason)
 
-    def _changed(self, edges: Iterable[Iterable[nn.Module]]) -> str:
-        for own, edge in zip(self.edges, edges, strict=True):
-            now = list(edge)
-            if len(now) != len(own) or any(a is not b for a, b in zip(own, now, strict=True)):
-                return "candidates were replaced"
-            if any(map(hooked, now)):
-                return "candidates have hooks"
-        if any(map(hooked, self.norms)):
-            return "batch norms have hooks"
-        if len({(norm.training, norm.track_running_stats, norm.momentum, norm.eps) for norm in self.norms}) > 1:
-            return "batch norms differ in mode, momentum or eps"
-        return ""
+    def survey(self, layer: Surveyed) -> Survey:
+        """What of a layer, this engine's own, can be run."""
+        found: Survey = _survey(layer._number) if torch.compiler.is_compiling() else self.found(layer).survey
+        return found
+
+    def found(self, layer: Surveyed) -> Found:
+        """The same with the modules; it is looked for anew where anything has changed."""
+        found = self._found
+        if (
+            found is None
+            or self._layer is None
+            or self._layer() is not layer
+            or not found.stands()
+            or (found.survey.called and layer.called() != found.survey.called)
+        ):
+            found = look(self.frame, layer.edges())
+            self._layer, self._found = ref(layer), found
+            for reason in sorted(found.survey.reasons):
+                _tell(f"{self.owner}: candidates run in plain torch ({reason})")
+        elif found.watch.settings != found.survey.settings:
+            found = found._replace(survey=replace(found.survey, settings=found.watch.settings))
+            self._found = found
+        return found
 
     def run(
         self,
+        edges: Any,
+        stack: Stack | None,
+        survey: Survey,
         sources: list[Tensor],
         weights: Tensor,
         *,
         bypass: Tensor | None,
         route: Route,
         memory: str,
+        handed: Sequence[Tensor],
     ) -> Tensor:
         """Mix, and update the running statistics as `nn.BatchNorm2d` does.
 
         Args:
+            edges: those of the layer, to which the survey's places refer.
+            stack: of their weights and statistics; None where there is none.
+            survey: of the layer.
             sources: as :func:`fastdarts.ops.cell` takes them, so are weights and bypass.
             route: what runs.
+            handed: the maps of noise and of modules, as the route lists them.
         """
-        stack, edge = self.stack, self.edge
-        chosen = route.plan
-        if edge is None:
-            kernels = stack.kernels(route.kernels)
-        else:
-            kernels = [kernel for op in stack.edge(edge) for kernel in op]
-            kernels = kernels if route.kernels is None else [kernels[index] for index in route.kernels]
-        settings = _settings(self.norms[0]) if self.norms else None
-        mean = var = rows = None
-        if route.norms and settings is not None:
-            if route.rows is not None:
-                rows = constant(route.rows, sources[0].device)
-            if not settings.batch:
-                mean, var = (_rows(each, rows).flatten() for each in stack.statistics(edge)[:2])
-        out, mean, var = fused_cell(
-            sources,
-            weights,
-            kernels,
-            chosen,
-            bypass=bypass,
-            noise=_noise(route, sources[0]),
-            mean=mean,
-            var=var,
-            memory=memory,
-            eps=1e-5 if settings is None else settings.eps,
-        )
-        if route.norms and settings is not None and settings.track:
-            shape, count = (route.norms, chosen.mixed), out.numel() // out.shape[1]
-            _track(stack.statistics(edge), (mean.view(shape), var.view(shape)), rows, settings.momentum, count)
+        settings = survey.settings if route.norms else None
+        mean = var = None
+        with cast_once(sources[0]) as cast:
+            sources = [cast(x) for x in sources]
+            if settings is not None and not settings.training:
+                mean, var = self._running(edges, stack, survey, route)
+            out, mean, var = fused_cell(
+                sources,
+                weights,
+                self._kernels(edges, stack, survey, route),
+                route.plan,
+                bypass=bypass,
+                noise=[cast(each).to(sources[0].dtype) for each in handed],
+                mean=mean,
+                var=var,
+                memory=memory,
+                eps=1e-5 if settings is None else settings.eps,
+            )
+            if settings is not None and settings.training and settings.track:
+                batch = mean.view(route.norms, route.mixed), var.view(route.norms, route.mixed)
+                count = out.numel() // out.shape[1]
+                places = _some(survey.stacked_norms, route.rows)
+                if places is None or stack is None:
+                    move(kept(self._norms(edges, survey, route)), *batch, settings.momentum, count)
+                else:
+                    move_stacked(*_rows(stack, places), *batch, settings.momentum, count)
         return out
 
-
-def preprocess(module: nn.Module, x: Tensor, cast: Callable[[Tensor], Tensor]) -> Tensor:
-    """What a cell's preprocessing module gives, by the engine where that does the same; `cast` is autocast's part."""
-    x = cast(x)
-    convs, norm, stride = _parts(module)
-    if not convs or hooked(module) or type(norm) is not nn.BatchNorm2d or norm.affine:
-        y: Tensor = module(x)
+    def preprocess(self, layer: Surveyed, name: str, x: Tensor) -> Tensor:
+        """What a cell's preprocessing module of that name gives, by the engine where it knows it."""
+        module: nn.Module = getattr(layer, name)
+        known = _preprocessing(layer._number, name) if torch.compiler.is_compiling() else self.before(layer, name)
+        if known is None:
+            y: Tensor = module(channels_first(x))
+            return y
+        convs, norm, settings = known
+        weights = [_inside(module, conv).weight for conv in convs]
+        statistics = _inside(module, norm)
+        running = statistics.running_mean, statistics.running_var, statistics.num_batches_tracked
+        mean, var = (None, None) if settings.training else running[:2]
+        with cast_once(x) as cast:
+            weights = [cast(weight) for weight in weights]
+            stride = 2 if norm == "bn" else 1
+            y, mean, var = fused_preprocess(cast(x), weights, stride=stride, mean=mean, var=var, eps=settings.eps)
+            if settings.training and settings.track:
+                move_stacked(running, None, mean, var, settings.momentum, y.numel() // y.shape[1])
         return y
-    settings = _settings(norm)
-    running = norm.running_mean, norm.running_var, norm.num_batches_tracked
-    mean, var = (None, None) if settings.batch else running[:2]
-    weights = [cast(conv.weight) for conv in convs]
-    y, mean, var = fused_preprocess(x, weights, stride=stride, mean=mean, var=var, eps=settings.eps)
-    own_mean, own_var, tracked = running
-    if settings.track and own_mean is not None and own_var is not None and tracked is not None:
-        _track((own_mean, own_var, tracked), (mean, var), None, settings.momentum, y.numel() // y.shape[1])
-    return y
+
+    def before(self, layer: Surveyed, name: str) -> tuple[tuple[str, ...], str, Settings] | None:
+        """The names of a known preprocessing module's convolutions and batch norm, and how this behaves."""
+        module: nn.Module = getattr(layer, name)
+        kept_module, known, watch = self._before.get(name, (None, None, None))
+        if kept_module is not module or known is None or watch is None or not watch.stands():
+            found = preprocessing(module)
+            if isinstance(found, str):
+                _tell(f"{self.owner}: a preprocessing runs in plain torch ({found})")
+                return None
+            known, watch = found, Watch(found.modules, list(found.convs.values()), list(found.norms.values()))
+            self._before[name] = module, known, watch
+        ((norm, statistics),) = known.norms.items()
+        return tuple(known.convs), norm, Settings.of(statistics)
+
+    def _running(self, edges: Any, stack: Stack | None, survey: Survey, route: Route) -> tuple[Tensor, Tensor]:
+        """Running means and variances [B], in the plan's order."""
+        places = _some(survey.stacked_norms, route.rows)
+        if places is None or stack is None:
+            means, variances, _ = kept(self._norms(edges, survey, route))
+            return torch.cat(means), torch.cat(variances)
+        (mean, var, _), rows = _rows(stack, places)
+        return chosen(mean, rows).flatten(), chosen(var, rows).flatten()
+
+    def _kernels(self, edges: Any, stack: Stack | None, survey: Survey, route: Route) -> list[Tensor]:
+        places = _some(survey.stacked_convs, route.kernels)
+        if places is not None and stack is not None:
+            return stack.kernels(places)
+        if torch.compiler.is_compiling() or self._found is None:
+            return [_at(edges, place).weight for place in _some(survey.convs, route.kernels) or ()]
+        convs = _some(self._found.convs, route.kernels)
+        return [own["_parameters"]["weight"] if own else conv.weight for conv, own in convs]
+
+    def _norms(self, edges: Sequence[Any], survey: Survey, route: Route) -> Sequence[Any]:
+        if torch.compiler.is_compiling() or self._found is None:
+            return [_at(edges, place) for place in _some(survey.norms, route.rows) or ()]
+        return _some(self._found.norms, route.rows) or ()
 
 
-def _parts(module: nn.Module) -> tuple[list[nn.Conv2d], nn.Module | None, int]:
-    """The pointwise convolutions, the batch norm and the stride of what the engine computes as preprocessing."""
-    if type(module) is FactorizedReduce:
-        return [conv for conv in (module.conv_1, module.conv_2) if conv is not None], module.bn, 2
-    if type(module) is ReLUConvBN:
-        _, conv, norm = module.op
-        if isinstance(conv, nn.Conv2d) and (conv.kernel_size, conv.stride, conv.padding) == ((1, 1), (1, 1), (0, 0)):
-            return [conv], norm, 1
-    return [], None, 1
+def _some(values: Sequence[Any] | None, index: Sequence[int] | None) -> Any:
+    return values if values is None or index is None else tuple(values[each] for each in index)
 
 
-def hooked(module: nn.Module) -> bool:
-    """Whether someone watches a module run."""
-    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
+def _at(edges: Any, place: Place) -> Any:
+    candidates: Any = edges[place.edge]._ops
+    return _inside(candidates[place.column], place.name)
 
 
-@torch.no_grad()
-def _track(
-    running: Sequence[Tensor], batch: Sequence[Tensor], rows: Tensor | None, momentum: float | None, count: int
-) -> None:
-    """`running = (1 - m) * running + m * batch`, the variance unbiased; m = 1 / batches without a momentum.
+def _inside(module: Any, name: str) -> Any:
+    for part in name.split("."):
+        module = getattr(module, part)
+    return module
 
-    Args:
-        running: mean and variance [B, C'] or [C'], batches [B] or [].
-        batch: mean and biased variance, float64, of those that ran.
-        rows: [B'], int64; which ones these are, None for all.
-        momentum: m.
-        count: values a channel, above 1.
-    """
-    unbiased = count / (count - 1)
-    if rows is None and momentum is not None:
-        track_(*running, *batch, momentum=momentum, unbiased=unbiased)
-        return
-    tracked = running[2]
-    tracked += 1 if rows is None else torch.zeros_like(tracked).index_fill_(0, rows, 1)
-    for own, new, factor in zip(running[:2], batch, (1.0, unbiased), strict=True):
-        # In float64, and rounded once.
-        before = _rows(own, rows).double()
-        if momentum is None:
-            moved = torch.lerp(before, new * factor, (1.0 / _rows(tracked, rows).double()).unsqueeze(-1))
-        else:
-            moved = torch.lerp(before, new * factor, momentum)
-        if rows is None:
-            own.copy_(moved)
-        else:
-            own.index_copy_(0, rows, moved.to(own.dtype))
+
+def _rows(stack: Stack, places: Sequence[int]) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor | None]:
+    """A stack's statistics, and which rows of them these places are; None for all."""
+    mean, var, tracked = stack.running_mean, stack.running_var, stack.num_batches_tracked
+    first, count = places[0], len(places)
+    if tuple(places) != tuple(range(first, first + count)):
+        return (mean, var, tracked), constant(tuple(places), mean.device)
+    if count < len(mean):
+        mean, var, tracked = (each[first : first + count] for each in (mean, var, tracked))
+    return (mean, var, tracked), None
 
 
 def constant(values: tuple[Any, ...], device: torch.device) -> Tensor:
@@ -293,95 +278,35 @@ def constant(values: tuple[Any, ...], device: torch.device) -> Tensor:
     return found
 
 
-# torch.compile takes the tensor as a constant: it cannot trace a cache.
+# torch.compile takes what these give as a constant: it cannot trace a cache, a log, or the look at hundreds of modules.
 @torch.compiler.assume_constant_result
 @functools.lru_cache(maxsize=1024)
 def _constant(values: tuple[Any, ...], device: torch.device) -> Tensor:
     return torch.tensor(values, device=device)
 
 
-def _rows(values: Tensor, rows: Tensor | None) -> Tensor:
-    return values if rows is None else values.index_select(0, rows)
-
-
-def _noise(route: Route, x: Tensor) -> list[Tensor]:
-    # Drawn in the order and layout of the reference, so that one seed gives one noise.
-    n, _, height, width = x.shape
-    shape = (n, route.plan.mixed, -(-height // route.plan.stride), -(-width // route.plan.stride))
-    drawn = [torch.empty(shape, dtype=x.dtype, device=x.device).normal_() for _ in range(route.noises)]
-    return [each.contiguous(memory_format=torch.channels_last) for each in drawn]
-
-
-def _device(x: Tensor) -> str:
-    """Whose autocast x is under: tensors without data are taken as the CPU's."""
-    return "cpu" if x.is_meta else x.device.type
-
-
-def _casts(device: str) -> bool:
-    return torch.is_autocast_enabled(device)
-
-
-def _stored(x: Tensor) -> torch.dtype:
-    """The dtype in which autocast would hand x to a convolution."""
-    if not _casts(_device(x)) or x.dtype == torch.float64:
-        return x.dtype
-    return torch.get_autocast_dtype(_device(x))
-
-
-@contextmanager
-def cast_once(x: Tensor) -> Iterator[Callable[[Tensor], Tensor]]:
-    """A block in which autocast lets the engine's own arithmetic be; gives what casts inputs and weights instead."""
-    if not _casts(_device(x)):
-        yield lambda tensor: tensor
-        return
-    dtype = _stored(x)
-    with torch.autocast(_device(x), enabled=False):
-        yield lambda tensor: tensor.to(dtype)
-
-
-def as_laid_out(y: Tensor, x: Tensor) -> Tensor:
-    """y in the memory format of x."""
-    return y if is_maps(x) and not x.is_contiguous() else y.contiguous()
-
-
-def laid_out(x: Tensor) -> Tensor:
-    """x in the memory format in which the cells exchange maps without copies: channels_last where the engine runs."""
-    if (
-        not isinstance(x, Tensor)
-        or x.ndim != 4
-        or on_reference(x.device.type)
-        or (is_maps(x) and not x.is_contiguous())
-    ):
-        return x
-    return x.contiguous(memory_format=torch.channels_last)
-
-
-# torch.compile asks once and takes the answer as a constant: neither a cache nor a log can be traced.
 @torch.compiler.assume_constant_result
-@functools.lru_cache(maxsize=1024)
-def _route(whole: str, active: tuple[tuple[int, ...], ...] | None) -> Route:
-    every = CellPlan.decode(whole)
-    if active is None:
-        return Route.of(every, every)
-    edges = tuple(
-        replace(edge, candidates=tuple(edge.candidates[column] for column in sorted(chosen)))
-        for edge, chosen in zip(every.edges, active, strict=True)
-    )
-    return Route.of(replace(every, edges=edges), every)
+def _survey(number: int) -> Survey:
+    layer = _LAYERS[number]
+    return layer._engine.found(layer).survey
 
 
-def _encoded(whole: CellPlan | None) -> str:
-    if whole is None:
-        raise UserError("no plan", "one wherever every primitive has a kernel")
-    return whole.encode()
-
-
-# A function of its own: torch.compile looks through a cache's mark, down to the log that it cannot trace.
 @torch.compiler.assume_constant_result
-def _tell(owner: str, reason: str) -> None:
-    _say(owner, reason)
+def _preprocessing(number: int, name: str) -> tuple[tuple[str, ...], str, Settings] | None:
+    layer = _LAYERS[number]
+    return layer._engine.before(layer, name)
+
+
+@torch.compiler.assume_constant_result
+def _outside() -> str:
+    return "a tracer" if torch.jit.is_tracing() else elsewhere()
+
+
+@torch.compiler.assume_constant_result
+def _tell(line: str) -> None:
+    _say(line)
 
 
 @functools.cache
-def _say(owner: str, reason: str) -> None:
-    _LOG.warning("%s: plain torch (%s)", owner, reason)
+def _say(line: str) -> None:
+    _LOG.warning("%s", line)

@@ -1,35 +1,33 @@
-"""The primitives as modules, with quark0's constructors and `state_dict` keys; the arithmetic is the reference's.
+"""The primitives as modules, with quark0's constructors, layers and `state_dict` keys.
 
-A module with convolutions takes their weights as `kernels` too, from where a mixed operation has stacked them: all
-candidates' at once are one operation of autograd, one at a time as many as there are convolutions.
+Each one calls its layers, and is whatever these have been made: exchanged, hooked, wrapped or converted.
+:mod:`fastdarts.nn.known` says which of them the fused engine takes for its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastdarts import reference
 from fastdarts.errors import UserError
 from fastdarts.nn.checks import at_least_one
+from fastdarts.nn.primitives import OWN
 from fastdarts.spaces import PRIMITIVES, Primitive
 
 __all__ = [
-    "AvgPool",
     "Conv7x1",
     "DilConv",
     "FactorizedReduce",
     "Identity",
-    "MaxPool",
     "Noise",
     "ReLUConvBN",
     "SepConv",
     "Zero",
     "build_op",
+    "channels_first",
 ]
-
-Kernels = Sequence[Tensor] | None
 
 
 class ReLUConvBN(nn.Module):
@@ -53,12 +51,11 @@ class ReLUConvBN(nn.Module):
             nn.Conv2d(in_channels, out_channels, kernel_size, stride=stride, padding=padding, bias=False),
             nn.BatchNorm2d(out_channels, affine=affine),
         )
-        self.stride, self.padding = stride, padding
 
-    def forward(self, x: Tensor, kernels: Kernels = None) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """[N, in_channels, H, W] to [N, out_channels, ceil(H / stride), ceil(W / stride)]."""
-        (weight,) = kernels or _kernels(self.op)
-        return reference.relu_conv_bn(x, weight, stride=self.stride, padding=self.padding, norm=self.op[2])
+        y: Tensor = self.op(_strided_input(x, *self.op.children()))
+        return y
 
 
 class DilConv(nn.Module):
@@ -91,20 +88,11 @@ class DilConv(nn.Module):
             nn.Conv2d(in_channels, out_channels, 1, bias=False),
             nn.BatchNorm2d(out_channels, affine=affine),
         )
-        self.stride, self.padding, self.dilation = stride, padding, dilation
 
-    def forward(self, x: Tensor, kernels: Kernels = None) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """[N, in_channels, H, W] to [N, out_channels, ceil(H / stride), ceil(W / stride)]."""
-        depthwise, pointwise = kernels or _kernels(self.op)
-        return reference.dil_conv(
-            x,
-            depthwise,
-            pointwise,
-            stride=self.stride,
-            dilation=self.dilation,
-            padding=self.padding,
-            norm=self.op[3],
-        )
+        y: Tensor = self.op(x)
+        return y
 
 
 class SepConv(nn.Module):
@@ -133,18 +121,11 @@ class SepConv(nn.Module):
             nn.Conv2d(in_channels, out_channels, 1, bias=False),
             nn.BatchNorm2d(out_channels, affine=affine),
         )
-        self.stride, self.padding = stride, padding
 
-    def forward(self, x: Tensor, kernels: Kernels = None) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """[N, in_channels, H, W] to [N, out_channels, ceil(H / stride), ceil(W / stride)]."""
-        return reference.sep_conv(
-            x,
-            *(kernels or _kernels(self.op)),
-            stride=self.stride,
-            padding=self.padding,
-            norm_1=self.op[3],
-            norm_2=self.op[7],
-        )
+        y: Tensor = self.op(x)
+        return y
 
 
 class Conv7x1(nn.Sequential):
@@ -165,12 +146,6 @@ class Conv7x1(nn.Sequential):
             nn.Conv2d(channels, channels, (kernel, 1), stride=(stride, 1), padding=(half, 0), bias=False),
             nn.BatchNorm2d(channels, affine=affine),
         )
-        self.stride = stride
-
-    def forward(self, x: Tensor, kernels: Kernels = None) -> Tensor:
-        """[N, C, H, W] to [N, C, ceil(H / stride), ceil(W / stride)]."""
-        row, column = kernels or _kernels(self)
-        return reference.conv_7x1_1x7(x, row, column, stride=self.stride, norm=self[3])
 
 
 class FactorizedReduce(nn.Module):
@@ -191,44 +166,17 @@ class FactorizedReduce(nn.Module):
         self.conv_2 = nn.Conv2d(in_channels, out_channels // 2, 1, stride=2, bias=False) if out_channels > 1 else None
         self.bn = nn.BatchNorm2d(out_channels, affine=affine)
 
-    def forward(self, x: Tensor, kernels: Kernels = None) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """[N, in_channels, H, W] to [N, out_channels, ceil(H / 2), ceil(W / 2)]."""
-        first, *second = kernels or [conv.weight for conv in (self.conv_1, self.conv_2) if conv is not None]
-        return reference.factorised_reduce(x, first, second[0] if second else None, norm=self.bn)
-
-
-class MaxPool(nn.Module):
-    """The largest value of each window; :func:`fastdarts.reference.max_pool`.
-
-    Args:
-        kernel_size: side of the window, odd, pixels.
-        stride: 1 or 2, pixels.
-    """
-
-    def __init__(self, kernel_size: int, stride: int) -> None:
-        super().__init__()
-        self.kernel_size, self.stride = kernel_size, stride
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, C, H, W] to [N, C, ceil(H / stride), ceil(W / stride)]."""
-        return reference.max_pool(x, kernel=self.kernel_size, stride=self.stride)
-
-
-class AvgPool(nn.Module):
-    """The mean of each window's pixels inside the image; :func:`fastdarts.reference.avg_pool`.
-
-    Args:
-        kernel_size: side of the window, odd, pixels.
-        stride: 1 or 2, pixels.
-    """
-
-    def __init__(self, kernel_size: int, stride: int) -> None:
-        super().__init__()
-        self.kernel_size, self.stride = kernel_size, stride
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, C, H, W] to [N, C, ceil(H / stride), ceil(W / stride)]."""
-        return reference.avg_pool(x, kernel=self.kernel_size, stride=self.stride)
+        x = self.relu(x)
+        halves = [self.conv_1(_strided_input(x, self.conv_1))]
+        if self.conv_2 is not None:
+            shifted, bottom, right = x[:, :, 1:, 1:], x.shape[2] % 2, x.shape[3] % 2
+            if bottom or right:
+                shifted = F.pad(shifted, (0, right, 0, bottom))
+            halves.append(self.conv_2(_strided_input(shifted, self.conv_2)))
+        y: Tensor = self.bn(torch.cat(halves, dim=1))
+        return y
 
 
 class Identity(nn.Module):
@@ -292,6 +240,8 @@ def build_op(primitive: str, channels: int, stride: int, affine: bool, pool_bn: 
     at_least_one("channels", channels)
     if stride not in (1, 2):
         raise UserError(f"stride is {stride!r}", "1 or 2")
+    if primitive in OWN:
+        return OWN[primitive](channels, stride, affine)
     op = _build(primitive, channels, stride, affine)
     if pool_bn and PRIMITIVES[primitive].family == "pool":
         return nn.Sequential(op, nn.BatchNorm2d(channels, affine=False))
@@ -308,7 +258,9 @@ def _build(name: str, channels: int, stride: int, affine: bool) -> nn.Module:
         case "skip":
             return Identity() if stride == 1 else FactorizedReduce(channels, channels, affine)
         case "pool":
-            return (MaxPool if name.startswith("max") else AvgPool)(kernel, stride)
+            if name.startswith("max"):
+                return nn.MaxPool2d(kernel, stride=stride, padding=padding)
+            return nn.AvgPool2d(kernel, stride=stride, padding=padding, count_include_pad=False)
         case "sep_conv":
             return SepConv(channels, channels, kernel, stride, padding, affine)
         case "dil_conv":
@@ -336,5 +288,32 @@ def _depthwise(channels: int, kernel_size: int, stride: int, padding: int, dilat
     )
 
 
-def _kernels(layers: nn.Sequential) -> list[Tensor]:
-    return [layer.weight for layer in layers if isinstance(layer, nn.Conv2d)]
+def channels_first(x: Tensor) -> Tensor:
+    """x as the peers' modules get it on a CPU, with the channels first in memory; on another device as it is.
+
+    There torch's batch norm of a channels_last map is ten times less exact, and the weights' gradient of a strided 1x1
+    convolution writes past its memory, until the process aborts (oneDNN issue 6035, in torch 2.13): below 16 input
+    channels with AVX-512, below 8 with AVX2, where the map or the weight lies channels last.
+    """
+    is_last = x.device.type == "cpu" and _may_be_last(x)
+    return x.clone(memory_format=torch.contiguous_format) if is_last else x
+
+
+def _strided_input(x: Tensor, *layers: nn.Module) -> Tensor:
+    """x as these layers can take it: channels first where one of them is a strided 1x1 convolution."""
+    strided = [conv for conv in layers if isinstance(conv, nn.Conv2d) and _is_strided_pointwise(conv)]
+    if not strided or x.device.type != "cpu":
+        return x
+    for conv in strided:
+        if _may_be_last(conv.weight):
+            # `.to(memory_format=torch.channels_last)` has renamed the strides of sides of one pixel; no number moves.
+            conv.weight.data = conv.weight.data.as_strided(conv.weight.shape, (conv.weight.shape[1], 1, 1, 1))
+    return channels_first(x)
+
+
+def _is_strided_pointwise(conv: nn.Conv2d) -> bool:
+    return conv.kernel_size == (1, 1) and conv.stride != (1, 1)
+
+
+def _may_be_last(x: Tensor) -> bool:
+    return x.ndim == 4 and x.shape[1] > 1 and x.stride(1) == 1 and x.stride(3) != 1

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from fastdarts import reference
 from fastdarts.errors import UserError
+from fastdarts.nn.casting import for_modules, laid_out
 from fastdarts.nn.cell import Active, Cell, Weights
 from fastdarts.nn.checks import Probability, check_partial, check_sampling
 from fastdarts.nn.derived import auxiliary_head
-from fastdarts.nn.fused import check_memory, laid_out
+from fastdarts.nn.fused import check_memory
 from fastdarts.nn.trunk import Place, Trunk
 from fastdarts.spaces import Genotype, Space, derive
 
@@ -204,14 +205,14 @@ class Supernet(Trunk):
                 raise UserError(f"Supernet: {name} lack {', '.join(missing)}", f"the keys {', '.join(self._keys)}")
         self.auxiliary_logits = None
         dropped = {"drop_path_prob": self.drop_path_prob, "skip_dropout": self.skip_dropout} if self.training else {}
-        older, newer = map(laid_out, self.begin(laid_out(x)))
+        older, newer = map(laid_out, self.begin(for_modules(x)))
         for layer, (key, cell) in enumerate(zip(self._keys, self.cells, strict=True)):
             of_edges = None if edge_weights is None else edge_weights[key]
             of_paths = None if active is None else active[key]
             older, newer = newer, cell(older, newer, weights[key], of_edges, of_paths, **dropped)
             if self.auxiliary and self.training and layer == 2 * self.layers // 3:
-                self.auxiliary_logits = self.auxiliary_head(newer)
-        return self.classify(newer, self.dropout)
+                self.auxiliary_logits = self.auxiliary_head(for_modules(newer))
+        return self.classify(for_modules(newer), self.dropout)
 
     @property
     def draws(self) -> bool:

@@ -118,7 +118,7 @@ class Trunk(nn.Module):
             TypeError: no tensor, or no floating dtype.
         """
         name = type(self).__name__
-        check_maps(images, self.in_channels, name)
+        check_maps(images, self._takes(), name)
         if self.training:
             height, width = (halved(size, 2**self._halvings) for size in images.shape[2:])
             check_statistics(len(images), height, width, name)
@@ -127,6 +127,12 @@ class Trunk(nn.Module):
             return older, self.stem1(older)
         newer = self.stem(images)
         return newer, newer
+
+    def _takes(self) -> int | None:
+        """The channels of images that the stem takes; None where someone has put in one that does not tell."""
+        stem = self.stem0 if self._two_stages else self.stem
+        first = next(stem.children(), None)
+        return first.in_channels if isinstance(stem, nn.Sequential) and isinstance(first, nn.Conv2d) else None
 
     def classify(self, features: Tensor, dropout: float = 0.0) -> Tensor:
         """Logits [N, classes] of the last cell's output [N, C, H, W].

@@ -19,13 +19,15 @@ class Asked:
     """Whose gradients are asked.
 
     Args:
-        sources: for each input of the cell.
+        sources: for each state that is handed in.
+        noise: for each candidate that is handed in.
         weights: the mixing weights'.
         bypass: the bypasses' weights'.
         parameters: the parameters'.
     """
 
     sources: tuple[bool, ...]
+    noise: tuple[bool, ...]
     weights: bool
     bypass: bool
     parameters: bool
@@ -52,6 +54,7 @@ class Backward:
         self.owned = self.grad is not grad
         self.gradients: dict[int, Tensor] = {}
         self._parameters: list[Tensor | None] = [None] * len(work.parameters)
+        self._noise: dict[int, Tensor] = {}
         self._weights: list[tuple[Tensor, Tensor]] = []
         self._bypass: list[tuple[Tensor, Tensor]] = []
 
@@ -65,8 +68,13 @@ class Backward:
                 self.work.forget(node.values)
 
     def sources(self) -> list[Tensor]:
-        """The gradients of those of the cell's inputs that are asked, in maps."""
+        """The gradients of those of the states handed in that are asked, in maps."""
         return [self._buffer(state) for state, asked in enumerate(self.asked.sources) if asked]
+
+    def noise(self) -> list[Tensor]:
+        """The gradients of those of the candidates handed in that are asked, in maps."""
+        given = ((place, self.work.noise[place]) for place, asked in enumerate(self.asked.noise) if asked)
+        return [self._noise[place] if place in self._noise else maps.zeros_maps(*x.shape, like=x) for place, x in given]
 
     def parameters(self) -> list[Tensor]:
         """The gradients of the parameters in their dtypes; 0 where the output does not depend on one."""
@@ -109,6 +117,7 @@ class Backward:
             total = products = mean  # of its shape, and unread: running statistics pass no gradient on
         rows = self._coefficients(scale, rstd, mean, total, products, g, stored=len(node.terms))
         mixed = work.mixed(g)
+        self._handed_in(node, mixed, scale)
         inner: list[Tensor] = []
         if calls.second is not None:
             inner, halves = self._second(node, calls.second, mixed, rows)
@@ -156,6 +165,15 @@ class Backward:
         if self.asked.bypass and found.bypass is not None:
             self._bypass.append((inputs.numbers, found.bypass))
         return found.g, found.total, products
+
+    def _handed_in(self, node: Node, g: Tensor, scale: Tensor) -> None:
+        """What was handed in is a term as it is: its gradient is the node's, scaled by its mixing weight."""
+        for row, (norm, place) in enumerate(node.terms):
+            if norm < 0 and self.asked.noise[place]:
+                factor = scale[row].to(maps.arithmetic(g.dtype))[:, None, None]
+                n, channels, height, width = g.shape
+                out = maps.empty_maps(n, channels, height, width, like=g)
+                self._noise[place] = out if g.is_meta else out.copy_(factor * g)
 
     def _coefficients(
         self, scale: Tensor, rstd: Tensor, mean: Tensor, total: Tensor, products: Tensor, g: Tensor, *, stored: int

@@ -51,7 +51,7 @@ def check(
     if memory not in MEMORY:
         raise UserError(f"cell: memory is {memory!r}", f"one of {', '.join(MEMORY)}")
     for name, several, count in (
-        ("sources", sources, plan.inputs),
+        ("sources", sources, plan.given),
         ("parameters", parameters, len(plan.parameters)),
         ("noise maps", noise, len(plan.noises)),
     ):
@@ -65,7 +65,8 @@ def check(
     n, _, height, width = x.shape
     height, width = -(-height // plan.stride), -(-width // plan.stride)
     edges, statistics = len(plan.edges), len(plan.norms) * plan.mixed
-    shapes = [x.shape] * len(sources) + [each.shape for each in plan.parameters]
+    shapes = [x.shape] * plan.inputs + [(n, plan.channels, height, width)] * plan.ready
+    shapes += [each.shape for each in plan.parameters]
     shapes += [(n, plan.mixed, height, width)] * len(noise)
     if [tensor.shape for tensor in (*sources, *parameters, *noise)] != shapes:
         for (name, tensor), shape in zip(_listed(sources, parameters, noise), shapes, strict=True):
@@ -80,7 +81,7 @@ def check(
     for name, one, size in (("bypass", bypass, edges), ("mean", mean, statistics), ("var", var, statistics)):
         if one is not None and one.shape != (size,):
             raise UserError(f"cell: {name} has shape {list(one.shape)}", f"[{size}]")
-    for name, one in [*_listed([], [], noise), ("mean", mean), ("var", var)]:
+    for name, one in (("mean", mean), ("var", var)):
         if one is not None and one.requires_grad:
             raise UserError(f"cell: {name} requires gradients", "none", f"pass {name}.detach()")
     if mean is None and plan.norms and n * height * width == 1:

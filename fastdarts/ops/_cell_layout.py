@@ -176,7 +176,7 @@ def layout(text: str, memory: str, width: int, device: str, sources: tuple[bool,
         memory: `fast`, `balanced` or `lean`.
         width: columns of the mixing weights.
         device: where the index tensors lie.
-        sources: for each input of the cell whether its gradient is asked.
+        sources: for each state that is handed in whether its gradient is asked.
         parameters: whether the parameters' gradients are asked.
     """
     # A tensor made in inference mode could not be used in a later training step.
@@ -190,7 +190,7 @@ class _Builder:
     ) -> None:
         self.plan, self.memory, self.width, self.device = plan, memory, width, device
         self.parameters = parameters
-        self.asked = [*sources, *[True] * plan.nodes]
+        self.asked = [*sources, *[True] * len(plan.computed)]
         self.order = schedule(plan, memory)
         # The norms in the order in which forward measures them; -1 for what has none.
         self.norms = [-1]
@@ -208,8 +208,7 @@ class _Builder:
         forward = tuple(
             self._values(stage) if isinstance(stage, ValuesStage) else stages[stage.node] for stage in order.forward
         )
-        nodes = range(self.plan.inputs, self.plan.inputs + self.plan.nodes)
-        hidden = tuple(node for node in nodes if node not in self.plan.concat)
+        hidden = tuple(node for node in self.plan.computed if node not in self.plan.concat)
         backward = tuple(stages[stage.node] for stage in order.backward)
         norms = self._index(nothing if norm < 0 else norm for norm in self.norms)
         measured = self._index(self.statistics[norm] for norm in range(nothing))

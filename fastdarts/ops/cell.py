@@ -34,8 +34,8 @@ torch.library.define(
     _BACKWARD,
     "(Tensor grad, Tensor[] sources, Tensor weights, Tensor? bypass, Tensor[] parameters, Tensor[] noise, Tensor out,"
     " Tensor mean, Tensor var, Tensor[] kept, str plan, str memory, float eps, bool training, str backend,"
-    " bool[] need_sources, bool need_weights, bool need_bypass, bool need_parameters)"
-    " -> (Tensor[], Tensor[], Tensor[])",
+    " bool[] need_sources, bool[] need_noise, bool need_weights, bool need_bypass, bool need_parameters)"
+    " -> (Tensor[], Tensor[], Tensor[], Tensor[])",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 
@@ -44,7 +44,7 @@ def cell(
     sources: Sequence[Tensor],
     weights: Tensor,
     parameters: Sequence[Tensor],
-    plan: CellPlan,
+    plan: CellPlan | str,
     *,
     bypass: Tensor | None = None,
     noise: Sequence[Tensor] = (),
@@ -71,14 +71,16 @@ def cell(
     requires gradients nothing is kept.
 
     Args:
-        sources: the plan's inputs [N, C, H, W], float32 | bfloat16 | float64, one dtype and shape. Maps
-            (:mod:`fastdarts.ops.maps`, channels_last is one) are read as they lie, others are copied.
+        sources: the plan's inputs [N, C, H, W], float32 | bfloat16 | float64, one dtype and shape; then the nodes that
+            are ready, [N, C, H', W']. Maps (:mod:`fastdarts.ops.maps`, channels_last is one) are read as they lie,
+            others are copied.
         weights: [E, >= width], floating; mixing weights by edge and column, edge weights multiplied in. What no
             candidate of the plan has is not read, and its gradient is 0.
         parameters: of the shapes in `plan.parameters`, in that order, floating.
-        plan: what is computed.
+        plan: what is computed; encoded too.
         bypass: [E], floating; edge weights of the channels that are not mixed, None for 1 each. Only with partial > 1.
-        noise: a map [N, C / partial, H', W'] for each noise candidate of the plan, the dtype of the sources.
+        noise: a map [N, C / partial, H', W'] for each candidate of the plan that is handed in, noise or what a module
+            computed; the dtype of the sources.
         mean: [B], floating; running means in the order of `plan.norms`, C / partial each. None for the batch's.
         var: [B], floating; running variances, with mean.
         memory: `fast`, `balanced` or `lean`.
@@ -98,12 +100,16 @@ def cell(
     arguments = (list(sources), weights, bypass, list(parameters), list(noise), mean, var)
     check_tensors(*arguments)
     if on_reference(sources[0].device.type):
-        check(*arguments, plan, memory)
-        return _reference(sources, weights, parameters, plan, bypass=bypass, noise=noise, mean=mean, var=var, eps=eps)
-    if memory in MEMORY and not _any_gradient(*sources, *parameters, weights, bypass):
+        decoded = CellPlan.decode(plan) if isinstance(plan, str) else plan
+        check(*arguments, decoded, memory)
+        given = (sources, weights, parameters, decoded)
+        return _reference(*given, bypass=bypass, noise=noise, mean=mean, var=var, eps=eps)
+    if memory in MEMORY and not _any_gradient(*sources, *parameters, *noise, weights, bypass):
         memory = "lean"
+    maps.count_flops()
     out: Tensor
-    out, mean, var, _ = torch.ops.fastdarts.cell(*arguments, _encoded(plan), memory, eps)
+    text = plan if isinstance(plan, str) else _encoded(plan)
+    out, mean, var, _ = torch.ops.fastdarts.cell(*arguments, text, memory, eps)
     return out, mean, var
 
 
@@ -190,18 +196,19 @@ def _cell_backward(
     training: bool,
     backend: str,
     need_sources: list[bool],
+    need_noise: list[bool],
     need_weights: bool,
     need_bypass: bool,
     need_parameters: bool,
-) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    asked = Asked(tuple(need_sources), need_weights, need_bypass, need_parameters)
+) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
+    asked = Asked(tuple(need_sources), tuple(need_noise), need_weights, need_bypass, need_parameters)
     chosen = layout(plan, memory, weights.shape[1], str(grad.device), asked.sources, need_parameters)
     maps.keep_if_captured(chosen, grad.device)
     decoded = chosen.plan
     statistics = Statistics.known(mean, var, chosen, eps)
     work = _work(sources, weights, bypass, parameters, noise, statistics, chosen, backend)
     hidden = iter(kept[len(chosen.kept) :])
-    for node in range(decoded.inputs, decoded.inputs + decoded.nodes):
+    for node in decoded.computed:
         start = decoded.concat.index(node) * decoded.channels if node in decoded.concat else -1
         work.states.append(next(hidden) if start < 0 else out[:, start : start + decoded.channels])
     work.values.update(zip(chosen.kept, kept, strict=False))
@@ -210,7 +217,7 @@ def _cell_backward(
     mixing = [backward.weights(*weights.shape).to(weights.dtype)] if need_weights else []
     if need_bypass and bypass is not None:
         mixing.append(backward.bypass(len(decoded.edges)).to(bypass.dtype))
-    return backward.sources(), mixing, backward.parameters() if need_parameters else []
+    return backward.sources(), mixing, backward.parameters() if need_parameters else [], backward.noise()
 
 
 for _name, _function in ((_NAME, _cell), (_BACKWARD, _cell_backward)):
@@ -235,7 +242,7 @@ def _fake(
         return _cell(sources, weights, bypass, parameters, noise, mean, var, plan, memory, eps)
     check(sources, weights, bypass, parameters, noise, mean, var, decoded, memory)
     height, width = (-(-size // decoded.stride) for size in x.shape[2:])
-    hidden = decoded.nodes - len(decoded.concat)
+    hidden = len(decoded.computed) - len(decoded.concat)
     channels = [decoded.mixed] * len(kept_rows(decoded, memory)) + [decoded.channels] * hidden
     out, *kept = (
         maps.empty_maps(x.shape[0], each, height, width, like=x)
@@ -263,12 +270,13 @@ def _fake_backward(
     training: bool,
     backend: str,
     need_sources: list[bool],
+    need_noise: list[bool],
     need_weights: bool,
     need_bypass: bool,
     need_parameters: bool,
-) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
     if not isinstance(grad, FakeTensor):
-        needs = (need_sources, need_weights, need_bypass, need_parameters)
+        needs = (need_sources, need_noise, need_weights, need_bypass, need_parameters)
         saved = (sources, weights, bypass, parameters, noise, out, mean, var, kept)
         return _cell_backward(grad, *saved, plan, memory, eps, training, backend, *needs)
     mixing = [weights] * need_weights + ([bypass] if need_bypass and bypass is not None else [])
@@ -276,6 +284,7 @@ def _fake_backward(
         [maps.empty_maps(*x.shape, like=x) for x, needed in zip(sources, need_sources, strict=True) if needed],
         [torch.empty_like(each, memory_format=torch.contiguous_format) for each in mixing],
         [torch.empty_like(each, memory_format=torch.contiguous_format) for each in parameters if need_parameters],
+        [maps.empty_maps(*x.shape, like=x) for x, needed in zip(noise, need_noise, strict=True) if needed],
     )
 
 
@@ -313,18 +322,18 @@ class _Differentiable(torch.autograd.Function):
             return (None,) * (3 + len(needed))
         out, mean, var, *given = ctx.saved_tensors
         sources, parameters, noise, (weights, *rest) = _split(given[len(given) - len(needed) :], ctx.counts)
-        need_sources, need_parameters, _noise, need_mixing = _split(needed, ctx.counts)
+        need_sources, need_parameters, need_noise, need_mixing = _split(needed, ctx.counts)
         kept, bypass = given[: len(given) - len(needed)], rest[0] if rest else None
         saved = (sources, weights, bypass, parameters, noise, out, mean, var, kept)
-        asked = (need_sources, need_mixing[0], any(need_mixing[1:]), any(need_parameters))
-        dsources, dmixing, dparameters = torch.ops.fastdarts.cell_backward(
+        asked = (need_sources, need_noise, need_mixing[0], any(need_mixing[1:]), any(need_parameters))
+        dsources, dmixing, dparameters, dnoise = torch.ops.fastdarts.cell_backward(
             grad, *saved, ctx.plan, ctx.memory, ctx.eps, ctx.training, ctx.backend, *asked
         )
         return (
             *(None, None, None),
             *_spread(dsources, need_sources),
             *(dparameters or [None] * len(parameters)),
-            *[None] * len(noise),
+            *_spread(dnoise, need_noise),
             *_spread(dmixing, need_mixing),
         )
 

@@ -7,6 +7,7 @@ A map is a tensor [N, C, H, W] with `stride(1) == 1` and one pixel stride P: `x[
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -26,6 +27,7 @@ __all__ = [
     "arithmetic",
     "as_maps",
     "check_stored",
+    "count_flops",
     "empty",
     "empty_maps",
     "is_maps",
@@ -125,6 +127,12 @@ def check_stored(op: str, name: str, x: Tensor) -> None:
             what = f"{op}: {name} has shape {list(x.shape)}"
             most = f"at most {MOST_IMAGES} images, {MOST_PIXELS} pixels in all and {MOST_ELEMENTS} elements an image"
             raise UserError(what, most, "the kernels of a GPU count these in 32 bits: use a smaller batch or image")
+
+
+def count_flops() -> None:
+    """Make the formulas of :mod:`fastdarts.ops._flops` known where something watches torch's ops, as a counter does."""
+    if not torch.compiler.is_compiling() and torch._C._len_torch_dispatch_stack():
+        importlib.import_module("fastdarts.ops._flops").known_to_counter()
 
 
 def keep_if_captured(constants: object, device: torch.device) -> None:

@@ -49,6 +49,7 @@ def preprocess(
     if _backend(x.device.type) == "reference":
         _check(x, weights, mean, var, stride)
         return _reference(x, weights, stride=stride, mean=mean, var=var, eps=eps)
+    maps.count_flops()
     out: tuple[Tensor, Tensor, Tensor] = torch.ops.fastdarts.preprocess(x, list(weights), mean, var, stride, eps)
     return out
 

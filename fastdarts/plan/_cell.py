@@ -13,8 +13,9 @@ __all__ = ["KINDS", "Candidate", "CellPlan", "EdgePlan", "Norm", "Parameter"]
 
 _FORMAT = "fastdarts-plan/1"
 
-KINDS = ("none", "skip", "max_pool", "avg_pool", "sep", "dil", "reduce", "noise")
-"""The kinds of candidates: `skip` is the identity, `reduce` the skip connection at stride 2."""
+KINDS = ("none", "skip", "max_pool", "avg_pool", "sep", "dil", "reduce", "noise", "module")
+"""The kinds of candidates: `skip` is the identity, `reduce` the skip connection at stride 2, `module` what plain torch
+computed; its map, as that of `noise`, is handed in."""
 
 # The modules of fastdarts.nn.operations that hold a candidate's batch norms and its convolutions, in their order.
 _NORMS = {"sep": ("op.3", "op.7"), "dil": ("op.3",), "reduce": ("bn",), "max_pool": ("1",), "avg_pool": ("1",)}
@@ -141,6 +142,8 @@ class CellPlan:
         channels: C of every state.
         partial: K of partial channels; candidates run on C / K channels.
         edges: ordered by node.
+        ready: how many nodes, the first ones, are computed already: they are handed in after the inputs, and their
+            edges have no candidates.
 
     Raises:
         UserError: what makes no cell.
@@ -152,23 +155,28 @@ class CellPlan:
     channels: int
     partial: int
     edges: tuple[EdgePlan, ...]
+    ready: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "concat", tuple(self.concat))
         object.__setattr__(self, "edges", tuple(self.edges))
         for name in ("inputs", "nodes", "channels", "partial"):
             _integers(self, name, 1)
+        _integers(self, "ready", 0)
         if self.channels % self.partial:
             raise UserError(f"{self.channels} channels with partial {self.partial}", "channels that it divides")
         states = range(self.inputs, self.inputs + self.nodes)
-        known = all(type(state) is int and state in states for state in self.concat)
+        known = all(type(state) is int and state in self.computed for state in self.concat)
         if not self.concat or len(set(self.concat)) < len(self.concat) or not known:
-            raise UserError(f"concat {list(self.concat)}", f"one or more of the nodes {list(states)}, each once")
+            raise UserError(f"concat {list(self.concat)}", f"one or more of the nodes {list(self.computed)}, each once")
         if [edge.node for edge in self.edges] != sorted(edge.node for edge in self.edges):
             raise UserError("edges out of order", "edges ordered by node")
         for edge in self.edges:
             if edge.node not in states:
                 raise UserError(f"edge {edge.source} -> {edge.node} feeds no node", f"one of {list(states)}")
+            if edge.candidates and edge.node not in self.computed:
+                what = f"edge {edge.source} -> {edge.node} has candidates, and its node is handed in"
+                raise UserError(what, f"candidates into the nodes {list(self.computed)}")
             if edge.stride != (self.stride if edge.source < self.inputs else 1):
                 raise UserError(
                     f"edge {edge.source} -> {edge.node} has stride {edge.stride}",
@@ -179,6 +187,16 @@ class CellPlan:
     def mixed(self) -> int:
         """C' = C / K, the channels that candidates run on."""
         return self.channels // self.partial
+
+    @property
+    def given(self) -> int:
+        """The states that are handed in: the inputs, and the nodes that are computed already."""
+        return self.inputs + self.ready
+
+    @property
+    def computed(self) -> range:
+        """The nodes that are computed."""
+        return range(self.given, self.inputs + self.nodes)
 
     @property
     def stride(self) -> int:
@@ -217,12 +235,12 @@ class CellPlan:
 
     @cached_property
     def noises(self) -> tuple[tuple[int, int], ...]:
-        """(edge, position) of the noise candidates, in order: the values the caller draws."""
+        """(edge, position) of the candidates whose maps are handed in, in order: noise, and what modules computed."""
         return tuple(
             (e, position)
             for e, edge in enumerate(self.edges)
             for position, candidate in enumerate(edge.candidates)
-            if candidate.kind == "noise"
+            if candidate.kind in ("noise", "module")
         )
 
     def _shape(self, candidate: Candidate, name: str) -> tuple[int, int, int, int]:
@@ -247,7 +265,7 @@ class CellPlan:
 
 @lru_cache(maxsize=1024)
 def _encode(plan: CellPlan) -> str:
-    data = {name: getattr(plan, name) for name in ("inputs", "nodes", "concat", "channels", "partial")}
+    data = {name: getattr(plan, name) for name in ("inputs", "nodes", "concat", "channels", "partial", "ready")}
     data["edges"] = [
         [edge.source, edge.node, edge.stride, [[c.kind, c.column, c.kernel, c.dilation] for c in edge.candidates]]
         for edge in plan.edges
@@ -265,7 +283,8 @@ def _decode(text: str) -> CellPlan:
     if not isinstance(data, dict) or data.pop("format", None) != _FORMAT:
         raise UserError("a cell plan without its format", f'an object with "format": "{_FORMAT}"')
     try:
-        return CellPlan(**(data | {"concat": tuple(data["concat"]), "edges": tuple(map(_edge, data["edges"]))}))
+        rest = {"concat": tuple(data["concat"]), "edges": tuple(map(_edge, data["edges"])), "ready": data["ready"]}
+        return CellPlan(**(data | rest))
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, UserError):
             raise

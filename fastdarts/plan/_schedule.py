@@ -120,7 +120,7 @@ class Term:
 
     Args:
         edge, column: of its mixing weight.
-        norm: row of its value and statistics; -1 for noise, which has no batch norm (mean 0, rstd 1).
+        norm: row of its value and statistics; -1 for a map that is handed in and has no batch norm (mean 0, rstd 1).
         noise: place among the plan's noises; -1 for the others.
     """
 
@@ -236,7 +236,6 @@ def schedule(plan: CellPlan, memory: str = "fast") -> Schedule:
     """
     _check(memory)
     stages: list[ValuesStage | NodeStage] = []
-    nodes = range(plan.inputs, plan.inputs + plan.nodes)
     needed = _needed(plan)
 
     def values(edges: Iterable[int], pools: tuple[PoolMoments, ...]) -> None:
@@ -249,9 +248,9 @@ def schedule(plan: CellPlan, memory: str = "fast") -> Schedule:
         out = [e for e, edge in enumerate(plan.edges) if edge.source == state]
         values(out if memory == "fast" else [], _pools(plan, state, out))
 
-    for state in range(plan.inputs):
+    for state in range(plan.given):
         final(state)
-    for node in nodes:
+    for node in plan.computed:
         if memory != "fast":
             values(plan.into(node), ())
         stages.append(_node(plan, node, node in needed))
@@ -278,7 +277,7 @@ def _node(plan: CellPlan, node: int, needed: bool) -> NodeStage:
     for e in plan.into(node):
         edge = plan.edges[e]
         for position, candidate in enumerate(edge.candidates):
-            if candidate.kind == "noise":
+            if candidate.kind in ("noise", "module"):
                 terms.append(Term(e, candidate.column, -1, plan.noises.index((e, position))))
             elif candidate.kind in ("sep", "dil", "reduce"):
                 terms.append(Term(e, candidate.column, _rows(plan, e, position)[-1]))

@@ -52,6 +52,8 @@ class Plan(Protocol):
     @property
     def nodes(self) -> int: ...
     @property
+    def ready(self) -> int: ...
+    @property
     def concat(self) -> Sequence[int]: ...
     @property
     def channels(self) -> int: ...
@@ -81,13 +83,13 @@ def cell(
     e into node j, with `op_k(x) = (y_k(x) - mean_k) / sqrt(var_k + eps)`; and concatenated: `[s_j for j in concat]`.
 
     Args:
-        sources: the plan's inputs [N, C, H, W], floating, one dtype and shape.
+        sources: the plan's inputs [N, C, H, W], floating, one dtype and shape; then the nodes that are ready.
         weights: [E, >= width], floating; mixing weights by edge and column, edge weights multiplied in.
         parameters: of each edge and candidate in turn: sep dw1, pw1, dw2, pw2; dil dw, pw; reduce conv_1, conv_2 (none
             for one channel); floating.
         plan: what is computed.
         bypass: [E], floating; edge weights of the channels that are not mixed, None for 1 each.
-        noise: [N, C / partial, H', W'] for each noise candidate.
+        noise: [N, C / partial, H', W'] for each candidate that is handed in: noise, or what a module computed.
         mean: [B], floating; running means, C / partial for each batch norm in turn: sep 2, dil, reduce and pools 1.
             None for those of the batch.
         var: [B], floating; running variances, with mean.
@@ -102,7 +104,7 @@ def cell(
     own, drawn = (each.to(sources[0].dtype) for each in parameters), iter(noise)
     statistics = _Statistics(mean, var, plan.channels // plan.partial, eps)
     states = list(sources)
-    for node in range(plan.inputs, plan.inputs + plan.nodes):
+    for node in range(plan.inputs + plan.ready, plan.inputs + plan.nodes):
         terms = []
         for e, edge in enumerate(plan.edges):
             if edge.node == node and edge.candidates:
@@ -175,6 +177,6 @@ def _run(
         case "reduce":
             first = next(parameters)
             return factorised_reduce(x, first, next(parameters) if x.shape[1] > 1 else None, norm=norm)
-        case "noise":
+        case "noise" | "module":
             return next(noise)
     raise AssertionError(candidate.kind)

@@ -13,6 +13,7 @@ from torch.nn import Module
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from fastdarts.errors import UserError
+from fastdarts.nn.known import never_inside
 
 __all__ = ["GeneratorStates", "ModuleStates", "NoGenerators", "Passes"]
 
@@ -63,6 +64,7 @@ class ModuleStates:
         self._hook.remove()
         self.restore()
 
+    @never_inside  # a cell is recorded with all that is in it
     def _record(self, module: Module, _: Any) -> None:
         if id(module) in self._buffers or threading.get_ident() != self._thread:
             return

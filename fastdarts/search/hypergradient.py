@@ -100,7 +100,7 @@ def hypergradient(
     """
     _check_choice("kind", kind, KINDS)
     _check_choice("module_state", module_state, ("restore", "peer"))
-    weights, alphas = _leaves(weights, alphas)
+    weights, alphas = _leaves(weights, alphas, kind)
     buffers = _buffers(momentum_buffers, weights)
     _check_numbers(kind, lr=lr, momentum=momentum, weight_decay=weight_decay, epsilon=epsilon, eta=eta)
     _check_callable(loss_train=loss_train, loss_val=loss_val)
@@ -151,7 +151,7 @@ def hypergradient_error(
         UserError: if ``kind`` is not a finite-difference one, or for what :func:`hypergradient` refuses.
     """
     _check_choice("kind", kind, tuple(EXACT))
-    weights, alphas = _leaves(weights, alphas)
+    weights, alphas = _leaves(weights, alphas, kind)
     buffers = _buffers(momentum_buffers, weights)
     start = GeneratorStates()
 
@@ -202,15 +202,20 @@ def _check_callable(**losses: Callable[[], Tensor]) -> None:
             raise TypeError(f"{name} is {type(loss).__name__}; expected a function of no arguments")
 
 
-def _leaves(weights: Iterable[Tensor], alphas: Iterable[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+# Weights may all be frozen, and only the alphas learn.
+_WITHOUT_WEIGHTS = ("first", "one-level")
+
+
+def _leaves(weights: Iterable[Tensor], alphas: Iterable[Tensor], kind: str) -> tuple[list[Tensor], list[Tensor]]:
     found: list[list[Tensor]] = []
     names: dict[int, str] = {}
     for group, tensors in (("weights", weights), ("alphas", alphas)):
         if isinstance(tensors, Tensor):
             raise TypeError(f"{group} is one tensor; expected a sequence of tensors")
         found.append(list(tensors))
-        if not found[-1]:
-            raise UserError(f"{group} is empty", "at least one tensor")
+        if not found[-1] and not (group == "weights" and kind in _WITHOUT_WEIGHTS):
+            remedy = f"kind {kind!r} looks at what the weights learn; 'first' needs none" if group == "weights" else ""
+            raise UserError(f"{group} is empty", "at least one tensor that learns", remedy)
         for index, leaf in enumerate(found[-1]):
             name = f"{group}[{index}]"
             _check_leaf(name, leaf)

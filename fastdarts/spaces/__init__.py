@@ -8,7 +8,7 @@ from fastdarts.spaces._error import GenotypeError
 from fastdarts.spaces._genotype import STYLES, CellGenotype, Genotype
 from fastdarts.spaces._parse import parse_genotype
 from fastdarts.spaces._presets import space, space_names
-from fastdarts.spaces._primitives import PRIMITIVES, Primitive
+from fastdarts.spaces._primitives import PRIMITIVES, Primitive, add_primitive
 from fastdarts.spaces._prune import prune
 from fastdarts.spaces._published import PUBLISHED, published
 from fastdarts.spaces._sample import random_genotype
@@ -25,6 +25,7 @@ __all__ = [
     "GenotypeError",
     "Primitive",
     "Space",
+    "add_primitive",
     "define_space",
     "derive",
     "parse_genotype",

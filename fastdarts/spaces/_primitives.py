@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-__all__ = ["PRIMITIVES", "Primitive", "nearest"]
+from fastdarts.errors import UserError
+
+__all__ = ["PRIMITIVES", "Primitive", "add_primitive", "nearest"]
 
 
 @dataclass(frozen=True)
@@ -16,7 +18,7 @@ class Primitive:
 
     Args:
         name: the field's own name, as quark0/darts writes it.
-        family: none, skip, pool, sep_conv, dil_conv, conv, noise, or activation (recurrent cells only).
+        family: none, skip, pool, sep_conv, dil_conv, conv, noise, own, or activation (recurrent cells only).
         kernel: side of the window in pixels; 1 where there is none.
         dilation: distance in pixels between neighbouring taps of the window.
     """
@@ -54,8 +56,26 @@ _TABLE = (
     Primitive("selu", "activation"),
 )
 
-PRIMITIVES: Mapping[str, Primitive] = MappingProxyType({primitive.name: primitive for primitive in _TABLE})
-"""Every known primitive by name: facts sections 1, 2, 5 (NAS-Bench-201's nor_conv) and 6 (noise)."""
+_KNOWN = {primitive.name: primitive for primitive in _TABLE}
+
+PRIMITIVES: Mapping[str, Primitive] = MappingProxyType(_KNOWN)
+"""Every known primitive by name: facts sections 1, 2, 5 (NAS-Bench-201's nor_conv) and 6 (noise), and one's own."""
+
+
+def add_primitive(name: str) -> None:
+    """Let spaces and genotypes name an operator of one's own; :func:`fastdarts.nn.register_primitive` says what it is.
+
+    Raises:
+        UserError: a name that is no identifier, or one of fastdarts' own.
+    """
+    if not isinstance(name, str) or not name.isidentifier():
+        raise UserError(f"a primitive named {name!r}", "an identifier, as sep_conv_3x3")
+    if _KNOWN.get(name, _OWN).family != "own":
+        raise UserError(f"{name} is a primitive of fastdarts", "another name")
+    _KNOWN[name] = Primitive(name, "own")
+
+
+_OWN = Primitive("", "own")
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
