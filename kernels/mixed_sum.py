@@ -252,11 +252,11 @@ def forward(
         m_rest = m[None, :] & (i_group > 0) & (i_group < PARTIAL)  # [GROUPS, B]: one image a program
         b_rest = tl.zeros([GROUPS, B], A)
     for run in tl.static_range(len(RUNS)):
-        STRIDE: tl.constexpr = RUNS[run][2]
-        x_height = STRIDE * height - RUNS[run][6]
-        x_width = STRIDE * width - RUNS[run][7]
-        i_x_row = i_row * STRIDE
-        i_x_column = i_column * STRIDE
+        # No name for the stride: a constexpr cannot be assigned again in the next run.
+        x_height = RUNS[run][2] * height - RUNS[run][6]
+        x_width = RUNS[run][2] * width - RUNS[run][7]
+        i_x_row = i_row * RUNS[run][2]
+        i_x_column = i_column * RUNS[run][2]
         for e in range(RUNS[run][0], RUNS[run][1]):
             p_x = pick(xs, e, RUNS[run][0], 1, RUNS[run][1])
             pixel = pick(x_units, e, RUNS[run][0], 1, RUNS[run][1]) // 2 * UNIT
@@ -286,7 +286,7 @@ def forward(
                 p_image = p_x + i_image * x_height * x_width * pixel
                 p_rest = p_image + ((i_x_row * x_width + i_x_column) * pixel + o_channel)[None, :] + i_group * mixed
                 b_x = bypassed(
-                    p_rest, m_rest, i_x_row[None, :], i_x_column[None, :], x_height, x_width, pixel, STRIDE, A
+                    p_rest, m_rest, i_x_row[None, :], i_x_column[None, :], x_height, x_width, pixel, RUNS[run][2], A
                 )
                 b_rest += b_x if p_bypass is None else tl.load(p_bypass + e).to(A) * b_x
 

@@ -262,13 +262,14 @@ def fold(
                 o_pool = (i_free // 3 * 2 + i_free % 3 - 1) * mixed + o_channel
                 total *= tl.load(p_pool_rstd + o_pool, mask=m_channel, other=0.0)  # [BC]
             tl.store(p_free + i_free * mixed + o_channel, total, mask=m_channel)
-    elif tl.program_id(1) == 0:
-        p_first = p_slots + sums * slots * mixed + (i_sum - sums) * bypass_slots
-        b_sum = tl.zeros([BS], tl.float64)
-        for i_first in range(0, bypass_slots, BS):
-            i_slot = i_first + tl.arange(0, BS)
-            b_sum += tl.load(p_first + i_slot, mask=i_slot < bypass_slots, other=0.0)  # [BS]
-        tl.store(p_bypass + i_sum - sums, tl.sum(b_sum, 0))
+    elif p_bypass is not None:  # without one there is no such program, but its code would be compiled
+        if tl.program_id(1) == 0:
+            p_first = p_slots + sums * slots * mixed + (i_sum - sums) * bypass_slots
+            b_sum = tl.zeros([BS], tl.float64)
+            for i_first in range(0, bypass_slots, BS):
+                i_slot = i_first + tl.arange(0, BS)
+                b_sum += tl.load(p_first + i_slot, mask=i_slot < bypass_slots, other=0.0)  # [BS]
+            tl.store(p_bypass + i_sum - sums, tl.sum(b_sum, 0))
 
 
 _COLUMNS = {DARTS: 16, PC_DARTS: 4, S2: 64}

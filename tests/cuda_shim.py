@@ -112,6 +112,13 @@ def _included(source: Path, found: set[Path]) -> set[Path]:
     return found
 
 
+def built(name: str, read: list[Path], command: list[str]) -> Path:
+    """What `command -o NAME` makes of files that it reads, in a folder of its own for what they hold."""
+    folder = _folder() / f"{name}-{_digest(read, ' '.join(command))}"
+    folder.mkdir(exist_ok=True)
+    return _make(folder / name, lambda to: [*command, "-o", to])
+
+
 def _make(target: Path, command: Callable[[str], list[str]]) -> Path:
     if not target.exists():
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:

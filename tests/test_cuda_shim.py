@@ -30,7 +30,7 @@ def test_a_sound_kernel_runs(on_shim: ModuleType, order: str) -> None:
     on_shim.launches()
     thread = torch.arange(64, dtype=torch.float32)
     assert torch.equal(run(on_shim, "none"), thread.flip(0).view(2, 32).sum(1).repeat_interleave(32) + thread)
-    assert on_shim.launches() == [("faulty", 1, 64, 256)]
+    assert on_shim.launches() == [("faulty", 1, 64, 256, 12)]
 
 
 @pytest.mark.parametrize(("fault", "message"), NOTICED.items())

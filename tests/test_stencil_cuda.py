@@ -87,7 +87,7 @@ def test_parity_where_the_channels_come_in_chunks(
     on_shim.launches()
     convs = (Conv(0, 3, 1, 1), Conv(0, 7, 2, 1), Conv(0, 5, 1, 2))
     assert_parity(Case(count=1, channels=channels, sizes=((8, 7),), convs=convs, normalised=True), cuda_device)
-    for _, _, threads, shared in on_shim.launches():
+    for _, _, threads, shared, _ in on_shim.launches():
         assert threads <= 256 and shared <= SHARED
 
 

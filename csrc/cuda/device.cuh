@@ -47,7 +47,8 @@ struct DeviceGuard {
 template <typename... P, typename... A>
 void launch(const char* name, void (*kernel)(P...), unsigned blocks, unsigned threads, std::size_t shared, void*,
             const A&... arguments) {
-    ::fastdarts::shim::launch(name, dim3(blocks), dim3(threads), shared, [&] { kernel(arguments...); });
+    constexpr std::size_t bytes = (sizeof(P) + ... + 0);
+    ::fastdarts::shim::launch(name, dim3(blocks), dim3(threads), shared, bytes, [&] { kernel(arguments...); });
 }
 
 inline unsigned float_bits(float x) {

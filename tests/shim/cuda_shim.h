@@ -52,12 +52,14 @@ enum class Order { ascending, descending, shuffled };
 struct Launched {
     std::string kernel;
     unsigned blocks, threads;
-    std::size_t shared;
+    std::size_t shared, parameters;
 };
 
 // Runs `thread` once for each thread of each block. Throws std::runtime_error on what a GPU would not forgive.
-void launch(const char* kernel, dim3 grid, dim3 block, std::size_t shared_bytes, const std::function<void()>& thread);
+void launch(const char* kernel, dim3 grid, dim3 block, std::size_t shared_bytes, std::size_t parameter_bytes,
+            const std::function<void()>& thread);
 void choose_order(Order order);
+void pretend(bool only);  // from here on launches are checked and noted, and no thread runs
 std::vector<Launched> take_launches();  // since the last call
 
 unsigned char* shared();  // of the block that runs

@@ -53,6 +53,7 @@ namespace shim {
 namespace {
 
 constexpr std::size_t kStack = 256 * 1024, kGuard = 64 * 1024, kSlot = 64, kFence = 64, kMostShared = 232448;
+constexpr std::size_t kMostBlocks = 2147483647, kMostParameters = 32764;
 constexpr unsigned kWarp = 32;
 constexpr unsigned char kFenced = 0xA5;
 
@@ -104,6 +105,7 @@ struct Block {
 
 Block block;
 Order order = Order::ascending;
+bool pretending = false;
 std::vector<Launched> launches;
 std::mutex one_at_a_time;
 
@@ -235,15 +237,19 @@ void run_block(const std::vector<unsigned>& threads) {
 
 }  // namespace
 
-void launch(const char* kernel, dim3 grid, dim3 threads, std::size_t shared_bytes, const std::function<void()>& body) {
+void launch(const char* kernel, dim3 grid, dim3 threads, std::size_t shared_bytes, std::size_t parameter_bytes,
+            const std::function<void()>& body) {
     const std::lock_guard<std::mutex> lock(one_at_a_time);
     const std::string name = kernel;
     const unsigned count = threads.x, blocks = grid.x;
     if (count == 0 || count > 1024 || count % kWarp != 0 || threads.y != 1 || threads.z != 1)
         throw std::runtime_error(name + ": a block of " + std::to_string(count) + " threads; whole warps expected");
-    if (blocks == 0 || grid.y != 1 || grid.z != 1) throw std::runtime_error(name + ": no grid of blocks in one row");
+    if (blocks == 0 || blocks > kMostBlocks || grid.y != 1 || grid.z != 1)
+        throw std::runtime_error(name + ": no grid of blocks in one row");
+    if (parameter_bytes > kMostParameters) throw std::runtime_error(name + ": too many bytes of parameters");
     if (shared_bytes > kMostShared) throw std::runtime_error(name + ": too much shared memory");
-    launches.push_back({name, blocks, count, shared_bytes});
+    launches.push_back({name, blocks, count, shared_bytes, parameter_bytes});
+    if (pretending) return;
     if (block.fibres.size() < count) block.fibres.resize(count);
     block.warps.resize(count / kWarp);
     block.threads = count;
@@ -276,6 +282,8 @@ void launch(const char* kernel, dim3 grid, dim3 threads, std::size_t shared_byte
 }
 
 void choose_order(Order chosen) { order = chosen; }
+
+void pretend(bool only) { pretending = only; }
 
 std::vector<Launched> take_launches() {
     std::vector<Launched> taken;

@@ -69,7 +69,7 @@ void choose_order(const std::string& name) {
 std::vector<py::tuple> launches() {
     std::vector<py::tuple> found;
     for (const shim::Launched& each : shim::take_launches())
-        found.push_back(py::make_tuple(each.kernel, each.blocks, each.threads, each.shared));
+        found.push_back(py::make_tuple(each.kernel, each.blocks, each.threads, each.shared, each.parameters));
     return found;
 }
 
@@ -79,5 +79,7 @@ PYBIND11_MODULE(_cuda_shim, module) {
     fastdarts::bind_stencil_cuda(module);
     module.def("run_faulty", &run_faulty, "fault"_a, "out"_a, "threads"_a);
     module.def("choose_order", &choose_order, "name"_a, "ascending, descending or shuffled: of threads and blocks.");
-    module.def("launches", &launches, "(kernel, blocks, threads, bytes of shared memory) of each since the last call.");
+    module.def("pretend", &shim::pretend, "only"_a, "Whether launches are checked and noted, and no thread runs.");
+    module.def("launches", &launches, "(kernel, blocks, threads, bytes of shared memory, of parameters) of each since "
+               "the last call.");
 }
