@@ -1,6 +1,6 @@
-"""Compiles `fastdarts._C` and places `kernels/` as `fastdarts.kernels`; everything else is in pyproject.toml.
+"""Compiles `fastdarts._C`; everything else is in pyproject.toml.
 
-Nothing here imports torch, runs pip or asks for a GPU. Two environment variables are read:
+Nothing here imports torch, runs pip or asks for a GPU. Three environment variables are read:
 
 FASTDARTS_BUILD  auto    C++, and CUDA where nvcc is found; what fails is left out with a warning (the default)
                  cpu     C++ only
@@ -8,6 +8,7 @@ FASTDARTS_BUILD  auto    C++, and CUDA where nvcc is found; what fails is left o
                  sanitize  C++ only, with AddressSanitizer and UBSan, for tests/sanitize.sh; a failure ends the build
                  none    pure Python
 CUDA_HOME        where nvcc is, if neither on the PATH nor in /usr/local/cuda
+FASTDARTS_CUDA   the targets of nvcc, of those in CUDA_TARGETS: `sm_90a` alone is a third of the time (all unless set)
 """
 
 from __future__ import annotations
@@ -36,10 +37,13 @@ SIMD_FLAGS = {
     "avx512": ["-mavx512f", "-mavx512vl", "-mavx512bw", "-mavx512dq", "-mfma", "-mprefer-vector-width=512"],
 }
 SIMD_SETS = list(SIMD_FLAGS) if platform.machine() in ("x86_64", "AMD64") else ["base"]
-CUDA_TARGETS = {"sm_80": "compute_80", "sm_90a": "compute_90a", "compute_90": "compute_90"}  # the last one is PTX
+_TARGETS = {"sm_80": "compute_80", "sm_90a": "compute_90a", "compute_90": "compute_90"}  # the last one is PTX
+CUDA_TARGETS = {code: _TARGETS.get(code) for code in os.environ.get("FASTDARTS_CUDA", " ".join(_TARGETS)).split()}
 
 if BUILD not in ("auto", "cpu", "strict", "sanitize", "none"):
     raise OptionError(f"FASTDARTS_BUILD is {BUILD!r}; expected auto, cpu, strict, sanitize or none")
+if not CUDA_TARGETS or None in CUDA_TARGETS.values():
+    raise OptionError(f"FASTDARTS_CUDA is {' '.join(CUDA_TARGETS)!r}; expected some of {' '.join(_TARGETS)}")
 
 
 def find_nvcc() -> str | None:
@@ -154,8 +158,7 @@ def native_extension() -> Extension:
 
 
 setup(
-    packages=[*find_packages(include=["fastdarts", "fastdarts.*"]), "fastdarts.kernels"],
-    package_dir={"fastdarts.kernels": "kernels"},
+    packages=find_packages(include=["fastdarts", "fastdarts.*"]),  # fastdarts/kernels is a link to kernels
     ext_modules=[] if BUILD == "none" else [native_extension()],
     cmdclass={"build_ext": BuildNative},
 )
