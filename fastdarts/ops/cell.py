@@ -103,7 +103,7 @@ def cell(
     if memory in MEMORY and not _any_gradient(*sources, *parameters, weights, bypass):
         memory = "lean"
     out: Tensor
-    out, mean, var, _ = torch.ops.fastdarts.cell(*arguments, _encoded(plan), memory, eps)
+    out, mean, var, _ = torch.ops.fastdarts.cell(*arguments, plan.encode(), memory, eps)
     return out, mean, var
 
 
@@ -116,11 +116,6 @@ def _any_gradient(*tensors: Tensor | None) -> bool:
 def on_reference(device: str) -> bool:
     """Whether cells on a device of this type are computed in plain torch, by the backend in force."""
     return backend_for("cell", device) == "reference"
-
-
-@torch.compiler.assume_constant_result
-def _encoded(plan: CellPlan) -> str:
-    return plan.encode()
 
 
 # The library op.
