@@ -15,13 +15,17 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # pip's options for finding torch: without a GPU, name PyTorch's own CPU index here to download a tenth as much.
 TORCH_INDEX ?=
 
-.PHONY: search test test-machines mutants bench sanitize clean
+# The GPU machine's Triton, beside the installed one: tests compile the kernels with both.
+TRITON ?= 3.6.0
+GPU_TRITON := $(VENV)/triton-$(TRITON)
+
+.PHONY: search test paper test-machines mutants bench sanitize clean
 
 search: $(VENV)/ready
 	$(BIN)/fastdarts search --random-cells 5 $(if $(METHOD),--method $(METHOD)) $(ARGS)
 
 # A process a core, each file in one of them; pytest-benchmark's plugin warns beside xdist, and warnings are errors.
-test: $(VENV)/ready
+test: $(VENV)/ready $(GPU_TRITON)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -p no:benchmark --cov=fastdarts $(ARGS)
 
 # The numeric tests as on other machines: instruction sets, oneDNN, threads, load, order. Some: make test-machines ROWS="base avx2"
@@ -31,6 +35,10 @@ test-machines: $(VENV)/ready
 # What the tests are worth: planted faults, each of which some test must find. Some: make mutants ARGS="--only stencil"
 mutants: $(VENV)/ready
 	$(BIN)/python tests/mutants.py $(ARGS)
+
+# Every kernel that the networks' steps launch, compiled for sm_90 by both versions of Triton: hours of a core at first.
+paper: $(VENV)/ready $(GPU_TRITON)
+	$(BIN)/python tests/paper_all.py $(ARGS)
 
 # On an idle machine only. One file with torch.compile beside it: make bench BENCH=bench/bench_cell.py ARGS=--compile
 bench: $(VENV)/ready
@@ -52,6 +60,11 @@ $(VENV)/ready: pyproject.toml setup.py fastdarts/__init__.py $(shell find csrc -
 	$(PIP) install --quiet --no-compile --no-deps $(TORCH_INDEX) "$(TORCH)"
 	$(PIP) install --quiet --no-compile --no-build-isolation -e ".[test]"
 	@touch $@
+
+# 200 MB; without a network its tests say that they are skipped, and a later call tries again.
+$(GPU_TRITON): | $(VENV)/ready
+	@if $(PIP) install --quiet --no-compile --no-deps --target $@.part "triton==$(TRITON)"; then mv $@.part $@; \
+	else rm -rf $@.part; echo "No triton $(TRITON) (no network, or none for this Python): its tests are skipped"; fi
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info fastdarts/*.so

@@ -8,9 +8,10 @@
 
 What is real: the choice of variants (ones, multiples of 16, None, tuples), the front end, ptxas, the checks of shared
 memory and threads, the launcher's C code with its argument block, and over tests/paper/libcuda.cpp the limits of grids.
-With `stages="front"` a kernel is compiled to Triton's IR and no further, 0.15 s instead of seconds: that is where what
-interpreted kernels cannot show is found. CUDA C++ goes through the host code of csrc/cuda, built by tests/shim, up to
-the launch. One process has one paper device, and no other.
+With `stages="front"` a kernel is compiled to Triton's IR and no further, 0.2 s instead of seconds: that is where what
+interpreted kernels cannot show is found. With `stages="kinds"` only variants that show something new are: see `Kinds`.
+CUDA C++ goes through the host code of csrc/cuda, built by tests/shim, up to the launch. One process has one paper
+device, and no other.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import functools
 import os
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -70,12 +71,14 @@ class Paper:
     Args:
         library: the libcuda of paper.
         compiled: every variant that had to be compiled since `forget`, in order.
+        left: how many were not, because `Kinds` knew them.
         failed: every variant that could not be, where `install` was told to go on.
     """
 
     library: ctypes.CDLL
     compiled: list[Compiled] = field(default_factory=list)
     failed: list[Failed] = field(default_factory=list)
+    left: int = 0
     taken: Callable[[], Counter[str]] = Counter
 
     def launches(self) -> Counter[str]:
@@ -86,21 +89,28 @@ class Paper:
             found[self.library.paper_name(i).decode()] += self.library.paper_launched(i)
         return +(found + self.taken())
 
+    def facts(self, kernel: str) -> list[tuple[int, int]]:
+        """Registers a thread and bytes of parameters of each variant of a kernel, as their binaries say."""
+        library = self.library
+        named = [i for i in range(library.paper_kernels()) if library.paper_name(i).decode() == kernel]
+        return [(library.paper_registers(i), library.paper_parameters(i)) for i in named]
+
     def forget(self) -> None:
         """Count launches and compilations anew; what is compiled stays so."""
         self.library.paper_forget()
         self.taken().clear()
         self.compiled.clear()
         self.failed.clear()
+        self.left = 0
 
 
 def install(stages: str = "binary", *, keep_going: bool = False, launcher: bool = True, cuda: bool = True) -> Paper:
     """Make the paper device this process' GPU.
 
     Args:
-        stages: `binary`, with ptxas; or `front`: to Triton's IR alone.
+        stages: `binary`, with ptxas; `front`, to Triton's IR alone; `kinds`, to it and of each kind of variant one.
         keep_going: whether what does not compile is put into `failed` and launched as nothing.
-        launcher: with `front`: whether Triton's C launcher is built and called, or only the grid checked.
+        launcher: without `binary`: whether Triton's C launcher is built and called, or only the grid checked.
         cuda: whether backend cuda is live too: needs a C++ compiler and builds csrc/cuda's host code, once.
 
     Raises:
@@ -108,15 +118,15 @@ def install(stages: str = "binary", *, keep_going: bool = False, launcher: bool 
     """
     if os.environ.get("TRITON_INTERPRET") == "1":
         raise RuntimeError("Triton interprets: TRITON_INTERPRET must not be set before it is imported")
-    if stages not in ("binary", "front"):
-        raise ValueError(f"stages is {stages!r}; expected binary or front")
+    if stages not in ("binary", "front", "kinds"):
+        raise ValueError(f"stages is {stages!r}; expected binary, front or kinds")
     from triton.runtime import driver
 
     paper = Paper(_library())
     driver.set_active(_driver())
     _listen(paper)
-    if stages == "front":
-        _stop_at_front(paper, launcher)
+    if stages != "binary":
+        _stop_at_front(paper, launcher, Kinds() if stages == "kinds" else None)
     if keep_going:
         _keep_going(paper)
     _go_live(paper, cuda)
@@ -179,6 +189,42 @@ def _listen(paper: Paper) -> None:
     knobs.compilation.listener = listener
 
 
+class Kinds:
+    """Which variants of kernels show nothing new to the front end.
+
+    Each argument of a variant is of a kind: a type, None, a constant, a tuple of kinds. A variant is new where one of
+    its arguments is of a kind that no variant of the kernel had before. Numbers from 3 to 8 are one kind, and those
+    above, for they are sizes; tuples of three or more of one type; lists of numbers with the same kinds in them.
+    """
+
+    def __init__(self) -> None:
+        self.seen: set[tuple[str, str, str]] = set()
+
+    def new(self, kernel: str, signature: Mapping[str, Any], constants: Mapping[Any, Any], warps: int) -> bool:
+        """Whether this variant is, from here on no longer."""
+        found = {(kernel, name, str(self.of_type(kind))) for name, kind in signature.items()}
+        found |= {(kernel, str(place), str(self.of_constant(value))) for place, value in constants.items()}
+        found.add((kernel, "warps", str(warps)))
+        new = not found <= self.seen
+        self.seen |= found
+        return new
+
+    def of_type(self, kind: Any) -> Any:
+        """A type's."""
+        if isinstance(kind, tuple) and len(kind) > 3 and len(set(kind)) == 1:
+            return kind[:3]
+        return kind
+
+    def of_constant(self, value: Any) -> Any:
+        """A constant's."""
+        if isinstance(value, tuple):
+            found = tuple(map(self.of_constant, value))
+            return sorted(set(map(str, found))) if len(found) > 8 else found
+        if isinstance(value, int) and value > 2:
+            return "up to 8" if value <= 8 else "a size"
+        return value
+
+
 class _Front:
     """A kernel whose front end is done, as Triton's launch path takes one.
 
@@ -213,7 +259,7 @@ class _Front:
             raise RuntimeError(self.library.paper_said().decode())
 
 
-def _stop_at_front(paper: Paper, launcher: bool) -> None:
+def _stop_at_front(paper: Paper, launcher: bool, kinds: Kinds | None) -> None:
     from triton._C.libtriton import ir
     from triton.runtime.jit import JITFunction
 
@@ -224,13 +270,16 @@ def _stop_at_front(paper: Paper, launcher: bool) -> None:
         target, backend = caches[2], caches[3]
         started = time.process_time()
         source = self.ASTSource(self, signature, constexprs, attrs)
+        caches[0][key] = _Front(paper, source, options, launcher)
+        if kinds is not None and not kinds.new(self.fn.__name__, signature, constexprs, options.num_warps):
+            paper.left += 1
+            return caches[0][key]
         context = ir.context()
         ir.load_dialects(context)
         backend.load_dialects(context)
         source.make_ir(
             target, options, backend.get_codegen_implementation(options), backend.get_module_map(), context
         )
-        caches[0][key] = _Front(paper, source, options, launcher)
         paper.compiled.append(Compiled(self.fn.__name__, key, time.process_time() - started))
         return caches[0][key]
 

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <stdexcept>
 
 #include "../cpu/stencil.h"
 
@@ -18,6 +19,15 @@ struct Launch {
     int device;    // the device's index
     void* stream;  // a cudaStream_t of it
 };
+
+// Kernels count pixels in int, those of tiles past a map's end too. Throws where a map has more than they may.
+constexpr std::int64_t kMostPixels = std::int64_t{1} << 30;
+inline void check_pixels(const Stencil& p) {
+    for (std::int64_t s = 0; s < p.source_count; ++s) {
+        if (p.count * p.sources[s].height * p.sources[s].width > kMostPixels)
+            throw std::runtime_error("stencil: a source has more than 2^30 pixels");
+    }
+}
 
 // T: float, bfloat16 or float16. Bytes that Stencil::scratch must have; no address is read.
 template <typename T>

@@ -181,8 +181,11 @@ void launch_sources(const SourcesLaunch& job, int blocks, std::int64_t floats, b
         FASTDARTS_LAUNCH((gradient_kernel<T, false>), grid, kThreads, bytes, stream, job);
     }
     if (!job.mean) return;
-    const int fold = job.source_count * ceil_div(2 * job.channels, kWarps);
-    FASTDARTS_LAUNCH(fold_sums_kernel<T>, static_cast<unsigned>(fold), kThreads, 0, stream, job);
+    SumsFold fold{job.channels, job.parts, job.sums, job.products, {}};
+    for (int i = 0; i < job.source_count; ++i)
+        fold.sources[i] = {job.sources[i].row, job.sources[i].first_part, job.sources[i].tiling.tiles()};
+    const int folded = job.source_count * ceil_div(2 * job.channels, kWarps);
+    FASTDARTS_LAUNCH(fold_sums_kernel<T>, static_cast<unsigned>(folded), kThreads, 0, stream, fold);
 }
 
 // As many sources a launch as its parameters hold.
@@ -232,8 +235,15 @@ void launch_weights(const WeightsLaunch& job, int blocks, std::int64_t floats, b
     } else {
         FASTDARTS_LAUNCH((weights_kernel<T, false>), grid, kThreads, bytes, stream, job);
     }
-    const unsigned fold = static_cast<unsigned>(job.conv_count * job.fold_blocks);
-    FASTDARTS_LAUNCH(fold_weights_kernel<T>, fold, kThreads, 0, stream, job);
+    WeightsFold fold{job.channels, 0, job.parts, {}};
+    for (int i = 0; i < job.conv_count; ++i) {
+        const WeightsJob& each = job.jobs[i];
+        const int taps = each.conv.kernel * each.conv.kernel;
+        fold.convs[i] = {each.ddepthwise, each.dpointwise, each.first_part, taps, each.slots};
+        fold.blocks = larger(fold.blocks, ceil_div(job.channels * (job.channels + taps), kThreads));
+    }
+    const unsigned folded = static_cast<unsigned>(job.conv_count * fold.blocks);
+    FASTDARTS_LAUNCH(fold_weights_kernel<T>, folded, kThreads, 0, stream, fold);
 }
 
 template <typename T>
@@ -247,7 +257,7 @@ void weights(const Stencil& p, const Launch& launch, const Scratch& scratch) {
     std::int64_t floats = 0;
     const auto flush = [&](bool large) {
         if (job.conv_count > 0) launch_weights<T>(job, blocks, floats, large, launch.stream);
-        job.conv_count = job.fold_blocks = blocks = 0, floats = 0;
+        job.conv_count = blocks = 0, floats = 0;
     };
     const auto part_of = [&](std::int64_t i) {
         return scratch.slots[static_cast<std::size_t>(i)] * Scratch::part(p, p.convs[i]);
@@ -266,8 +276,6 @@ void weights(const Stencil& p, const Launch& launch, const Scratch& scratch) {
                                           static_cast<int>(conv.source), static_cast<int>(source.height),
                                           static_cast<int>(source.width), blocks, slots, down, part, tiling};
             blocks += slots * down * tiling.chunks;
-            const int fold = static_cast<int>((Scratch::part(p, conv) + kThreads - 1) / kThreads);
-            job.fold_blocks = larger(job.fold_blocks, fold);
             floats = floats > weights_floats(p, tiling, conv) ? floats : weights_floats(p, tiling, conv);
         }
         flush(large);
@@ -283,10 +291,7 @@ std::int64_t stencil_backward_scratch(const Stencil& p) {
 
 template <typename T>
 void stencil_backward(const Stencil& p, const Launch& launch) {
-    for (std::int64_t s = 0; s < p.source_count; ++s) {
-        if (p.count * p.sources[s].height * p.sources[s].width > INT32_MAX)
-            throw std::runtime_error("stencil: a source has 2^31 pixels or more");
-    }
+    check_pixels(p);
     const DeviceGuard guard(launch.device);
     const backward::Scratch scratch(p);
     backward::gradient<T>(p, launch, scratch);

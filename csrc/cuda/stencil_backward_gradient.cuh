@@ -196,13 +196,13 @@ __global__ void __launch_bounds__(kThreads, 2) gradient_kernel(FASTDARTS_PARAMET
 
 // sums and products of a source's channel from its tiles' parts: a warp each, the lanes' sums by halves.
 template <typename T>
-__global__ void __launch_bounds__(kThreads) fold_sums_kernel(FASTDARTS_PARAMETERS(SourcesLaunch) p) {
+__global__ void __launch_bounds__(kThreads) fold_sums_kernel(FASTDARTS_PARAMETERS(SumsFold) p) {
     const int each = ceil_div(2 * p.channels, kWarps), block = static_cast<int>(blockIdx.x);
-    const SourceJob& source = p.sources[block / each];
+    const SumsFold::Source& source = p.sources[block / each];
     const int index = block % each * kWarps + warp_index(), lane = lane_index();
     if (index >= 2 * p.channels) return;
     double sum = 0;
-    for (int tile = lane; tile < source.tiling.tiles(); tile += 32)
+    for (int tile = lane; tile < source.tiles; tile += 32)
         sum += p.parts[static_cast<std::int64_t>(source.first_part + tile) * 2 * p.channels + index];
     sum = warp_sum(sum);
     if (lane > 0) return;

@@ -165,6 +165,17 @@ struct SourcesLaunch {
     ConvJob convs[kMostConvs];
 };
 
+// Of the fold of its sums: a launch copies its parameters, 416 bytes where the kernel's are 15 KB.
+struct SumsFold {
+    struct Source {
+        int row, first_part, tiles;
+    };
+    int channels;
+    const double* parts;
+    double *sums, *products;
+    Source sources[kMostSources];
+};
+
 struct WeightsJob {
     ConvJob conv;
     MapView x;
@@ -175,12 +186,24 @@ struct WeightsJob {
     Tiling tiling;                             // of y's pixels
 };
 
-// Of the weights kernel and of the fold.
+// Of the weights kernel.
 struct WeightsLaunch {
-    int count, channels, conv_count, exact, fold_blocks;  // the last: of a convolution
+    int count, channels, conv_count, exact;
     const double *mean, *rstd, *alpha, *beta, *gamma;
     float* parts;
     WeightsJob jobs[kMostConvs];
+};
+
+// Of the fold of its sums: 4 KB where the kernel's are 26 KB.
+struct WeightsFold {
+    struct Conv {
+        float *ddepthwise, *dpointwise;
+        std::int64_t first_part;
+        int taps, slots;
+    };
+    int channels, blocks;                      // blocks: of a convolution
+    const float* parts;
+    Conv convs[kMostConvs];
 };
 
 static_assert(sizeof(SourcesLaunch) <= 32764 && sizeof(WeightsLaunch) <= 32764, "more than a kernel's parameters hold");

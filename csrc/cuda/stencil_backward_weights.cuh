@@ -259,17 +259,17 @@ __global__ void __launch_bounds__(kThreads, Large ? 1 : 2) weights_kernel(FASTDA
 
 // The slots' sums, in their order.
 template <typename T>
-__global__ void __launch_bounds__(kThreads) fold_weights_kernel(FASTDARTS_PARAMETERS(WeightsLaunch) p) {
+__global__ void __launch_bounds__(kThreads) fold_weights_kernel(FASTDARTS_PARAMETERS(WeightsFold) p) {
     const int block = static_cast<int>(blockIdx.x);
-    const WeightsJob& job = p.jobs[block / p.fold_blocks];
+    const WeightsFold::Conv& conv = p.convs[block / p.blocks];
     const std::int64_t area = static_cast<std::int64_t>(p.channels) * p.channels;
-    const std::int64_t size = area + static_cast<std::int64_t>(p.channels) * job.conv.kernel * job.conv.kernel;
-    const std::int64_t i = static_cast<std::int64_t>(block % p.fold_blocks) * kThreads + thread_index();
+    const std::int64_t size = area + static_cast<std::int64_t>(p.channels) * conv.taps;
+    const std::int64_t i = static_cast<std::int64_t>(block % p.blocks) * kThreads + thread_index();
     if (i >= size) return;
-    const float* from = p.parts + job.first_part + i;
+    const float* from = p.parts + conv.first_part + i;
     double sum = 0;
-    for (int slot = 0; slot < job.slots; ++slot) sum += static_cast<double>(from[slot * size]);
-    (i < area ? job.dpointwise[i] : job.ddepthwise[i - area]) = static_cast<float>(sum);
+    for (int slot = 0; slot < conv.slots; ++slot) sum += static_cast<double>(from[slot * size]);
+    (i < area ? conv.dpointwise[i] : conv.ddepthwise[i - area]) = static_cast<float>(sum);
 }
 
 }  // namespace backward

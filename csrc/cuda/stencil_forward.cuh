@@ -233,6 +233,7 @@ std::int64_t stencil_forward_scratch(const Stencil& p) {
 template <typename T>
 void stencil_forward(const Stencil& p, const Launch& launch) {
     using namespace forward;
+    check_pixels(p);
     Plan plan(p);
     const DeviceGuard guard(launch.device);
     Forward call{};

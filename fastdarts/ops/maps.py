@@ -16,9 +16,13 @@ import torch
 from torch import Tensor
 
 from fastdarts._backend import backend_for
+from fastdarts.errors import UserError
 from fastdarts.ops._checks import dtype_name
 
 __all__ = [
+    "MOST_ELEMENTS",
+    "MOST_IMAGES",
+    "MOST_PIXELS",
     "arithmetic",
     "as_maps",
     "check_stored",
@@ -36,6 +40,10 @@ __all__ = [
 _P, _R = ParamSpec("_P"), TypeVar("_R")
 _CAPTURED: list[object] = []
 _STORED = (torch.float32, torch.bfloat16, torch.float64)
+
+# Of a map on a GPU: blocks in a grid's second row; pixels in int, those of a last tile and of a window's border too;
+# elements of an image in int, of a concatenation of up to sixteen such maps.
+MOST_IMAGES, MOST_PIXELS, MOST_ELEMENTS = 65535, 2**30, 2**27
 
 _observer: ContextVar[Callable[[Tensor], None] | None] = ContextVar("fastdarts_allocations", default=None)
 
@@ -100,15 +108,23 @@ def stored_dtypes(op: str, device: str) -> tuple[torch.dtype, ...]:
 
 
 def check_stored(op: str, name: str, x: Tensor) -> None:
-    """Refuse a map of a dtype that the op's kernels do not take.
+    """Refuse a map that the op's kernels do not take: of another dtype, or larger than a GPU's can count.
 
     Raises:
         TypeError: names the dtype and those that are taken.
+        UserError: names the shape and what would fit.
     """
     allowed = stored_dtypes(op, x.device.type)
     if x.dtype not in allowed:
         got, *names = map(dtype_name, (x.dtype, *allowed))
         raise TypeError(f"{op}: {name} is {got}; expected {', '.join(names[:-1])} or {names[-1]}")
+    if torch.float16 in allowed and x.dim() == 4:
+        images, channels, height, width = x.shape
+        pixels = height * width
+        if images > MOST_IMAGES or images * pixels > MOST_PIXELS or channels * pixels > MOST_ELEMENTS:
+            what = f"{op}: {name} has shape {list(x.shape)}"
+            most = f"at most {MOST_IMAGES} images, {MOST_PIXELS} pixels in all and {MOST_ELEMENTS} elements an image"
+            raise UserError(what, most, "the kernels of a GPU count these in 32 bits: use a smaller batch or image")
 
 
 def keep_if_captured(constants: object, device: torch.device) -> None:

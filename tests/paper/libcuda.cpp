@@ -113,7 +113,8 @@ bool read_cubin(const unsigned char* image, Module& module) {
             if (name != info + kernel) continue;
             each_fact(image + own.sh_offset, own.sh_size, [k = k](const Fact& fact) {
                 if (fact.what == 0x19) k->parameter_bytes = static_cast<int>(fact.value);
-                if (fact.what == 0x17) k->parameters[read<std::uint16_t>(fact.payload + 4)] = read<std::uint32_t>(fact.payload + 8) >> 18;
+                if (fact.what == 0x17)
+                    k->parameters[read<std::uint16_t>(fact.payload + 4)] = read<std::int32_t>(fact.payload + 8) >> 18;
                 if (fact.what == 0x05) k->most_threads = read<std::int32_t>(fact.payload);
             });
         }
@@ -243,6 +244,12 @@ PAPER const char* paper_said() { return said.c_str(); }
 PAPER int paper_kernels() { return static_cast<int>(kernels.size()); }
 PAPER const char* paper_name(int i) { return kernels[static_cast<std::size_t>(i)].name.c_str(); }
 PAPER long long paper_launched(int i) { return kernels[static_cast<std::size_t>(i)].launched; }
+PAPER int paper_registers(int i) { return kernels[static_cast<std::size_t>(i)].registers; }
+PAPER int paper_parameters(int i) {
+    int bytes = 0;
+    for (const auto& [place, size] : kernels[static_cast<std::size_t>(i)].parameters) bytes += size;
+    return bytes;
+}
 PAPER void paper_forget() {
     for (Kernel& k : kernels) k.launched = 0;
 }
