@@ -72,6 +72,13 @@ CHECKS = {
         Check("racecheck", 240, "sanitize", sanitizer="racecheck"),
     )
 }
+# Of the GPU tests those of call B, whose kernels are carried: some of each kind.
+TESTS = (
+    r"^test_cell_gpu\.py::test_single_.*\[cuda-(normal|reduction|partial reduction)-",
+    r"^test_cell_gpu\.py::test_(memory_.*\[cuda|half_.*\[cuda)-(uneven partial|mixed op halved)-",
+    r"^test_(mixed_sum_triton|stencil_triton)\.py::test_parity\[",
+    r"^test_(coefficients|optim|augment)\.py::",
+)
 CALLS = {
     # Does it run, is it right, what is the first figure. 150 s.
     "A": (
@@ -79,7 +86,7 @@ CALLS = {
         Check("parity, cuda", 22, "parity", _only("^(cell|step), .*cuda$")),
         Check("parity, triton", 20, "parity", _only("^(cell|step), DARTS.*triton$")),
         Check("bits", 18, "parity", _only("^bits, .*cuda$", "^bits, DARTS, triton$")),
-        Check("tests", 20, "tests", _only("test_stencil_cuda")),
+        Check("tests", 20, "tests", _only(r"^test_stencil_cuda(_backward)?\.py::test_(parity\[|parity_of_maps|tiles)")),
         Check("ceilings", 12),
         Check("steps", 26, "steps", _only("^DARTS, (fp32, cuda, step, graph, fast|eager, fp32, channels_last)$")),
         Check("memcheck", 60, "parity", _only("^cell, .*DARTS, (cuda|triton)$"), sanitizer="memcheck", fault=True),
@@ -94,7 +101,7 @@ CALLS = {
         Check("epochs", 50, "epochs", _only("^PC-DARTS, cuda, four epochs$")),
         Check("memory", 30, "memory", _only("^(DARTS|PC-DARTS)")),
         Check("profiles", 25, "profiles", _only("cuda$", "eager, channels_last$")),
-        Check("tests", 70),
+        Check("tests", 70, "tests", _only(*TESTS)),
         Check("compiled", 40, "compiled", _only("^cell, fp32")),
     ),
 }
@@ -284,6 +291,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--toy", action="store_true", help="a dry run at toy sizes, in one process: seconds, for the suite"
     )
+    parser.add_argument("--rows", type=int, default=sys.maxsize, help="of each check at most, of a dry run at toy sizes")
     parser.add_argument("--jobs", type=int, default=1, help="checks at once, of a dry run")
     parser.add_argument("--seconds", type=float, help="of all checks together")
     parser.add_argument("--no-kit", action="store_true", help="leave out what was carried: a dry run that makes it")
@@ -291,7 +299,7 @@ def main(arguments: list[str] | None = None) -> int:
     checks = [check for check in _chosen(given.names) if not (given.no_kit and (check.module or check.name) == "kit")]
     seconds = given.seconds or sum(LIMITS.get(name, 0) or CHECKS[name].limit for name in given.names)
     carried = any((check.module or check.name) == "kit" for check in checks)
-    dry = ["--paper", *(["--toy"] if given.toy else [])] if given.dry else []
+    dry = ["--paper", *(["--toy", "--rows", str(given.rows)] if given.toy else [])] if given.dry else []
     call = Call(_named(checks), given.out, seconds, dry=dry, kit=carried, together=given.dry and given.toy)
     with contextlib.suppress(KeyboardInterrupt):
         call.run(given.jobs if given.dry else 1)

@@ -1,6 +1,6 @@
 """What a lent GPU must not spend its minutes on, made here and carried there: the extension, and every kernel compiled.
 
-    python -m bench.gpu.kit make 2 A B     # `make device-kit`: into .dev/, by two processes; a core's hour the first time
+    python -m bench.gpu.kit make 2 A B     # `make device-kit`: into .dev/, by two processes; first a core's hours
     python -m bench.gpu.kit check          # whether it is of this tree
     python -m bench.gpu.kit unpack A       # on the other machine; bench/gpu/device.sh does it
 
@@ -101,7 +101,7 @@ def unpack(calls: Sequence[str] = ()) -> dict[str, Any]:
     other = [f"{name} {here[name]}, not {VERSIONS[name]}" for name in here if here[name] != VERSIONS[name]]
     if other:
         raise KitError(f"the kit is for another machine: this has {', '.join(other)}; build here: device.sh build warm")
-    shutil.copy2(FOLDER / found["extension"], ROOT / "fastdarts" / found["extension"])
+    _placed(FOLDER / found["extension"])
     if not _MARKER.exists() or _MARKER.read_text() != found["packed"]:
         shutil.rmtree(CACHE, ignore_errors=True)
         _own(CACHE)
@@ -115,6 +115,13 @@ def unpack(calls: Sequence[str] = ()) -> dict[str, Any]:
         "triton's wheel": "as the kit's" if known else "other bytes than the kit's: its key is taken for this one's",
         "commit": found["commit"],
     }
+
+
+def _placed(extension: Path) -> None:
+    """Put the extension into the package, in one step: another process may have the old one loaded."""
+    part = ROOT / "fastdarts" / f"{extension.name}.part"
+    shutil.copy2(extension, part)
+    part.replace(part.with_suffix(""))
 
 
 def _imported() -> dict[str, Any]:
@@ -159,7 +166,7 @@ def make(jobs: int, calls: Sequence[str]) -> None:
     _MARKER.unlink(missing_ok=True)
     digests = {name: digest(*patterns) for name, patterns in _SOURCES.items()}
     extension = _once("extension", digests["extension"], f"_C{sysconfig.get_config_var('EXT_SUFFIX')}", _extension)
-    shutil.copy2(extension, ROOT / "fastdarts" / extension.name)
+    _placed(extension)
     _once("probe", digests["probe"], PROBE.name, _probe)
     _MANIFEST.unlink(missing_ok=True)  # nothing is fresh that was not finished
     kernels = _kernels(jobs, calls)

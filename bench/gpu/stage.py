@@ -41,6 +41,7 @@ class Options:
             what computes has a tiny size; no figure is kept.
         seconds: after which no further row is begun.
         only: a regular expression that the names of rows must match somewhere; "" for all.
+        rows: how many there are at most.
         again: leave out what the record says was begun: the process that did so is gone.
         device: where tensors live.
     """
@@ -50,6 +51,7 @@ class Options:
     paper: bool = False
     seconds: float = 600.0
     only: str = ""
+    rows: int = sys.maxsize
     again: bool = False
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
@@ -72,6 +74,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--paper", action="store_true", help="on a GPU of paper, on any machine: a dry run")
     found.add_argument("--seconds", type=float, default=600.0, help="after which no further row is begun")
     found.add_argument("--only", default="", help="rows whose name this regular expression is found in")
+    found.add_argument("--rows", type=int, default=sys.maxsize, help="how many at most")
     found.add_argument("--again", action="store_true", help="only what the record in --out does not have yet")
     return found
 
@@ -101,7 +104,7 @@ def chosen(given: argparse.Namespace) -> Options:
 
         kit.adopt()
     device = torch.device("cpu" if given.toy or given.paper else "cuda")
-    return Options(given.out, given.toy, given.paper, given.seconds, given.only, given.again, device)
+    return Options(given.out, given.toy, given.paper, given.seconds, given.only, given.rows, given.again, device)
 
 
 class Stage:
@@ -133,7 +136,8 @@ class Stage:
 
     def wants(self, name: str) -> bool:
         """Whether a row is among those asked for."""
-        return name not in self._begun and re.search(self.options.only, name) is not None
+        full = len(self.rows) >= self.options.rows
+        return not full and name not in self._begun and re.search(self.options.only, name) is not None
 
     def row(self, name: str, work: Callable[[], Row], **facts: Any) -> Row:
         """Measure one row, or record why not; see :meth:`end`.

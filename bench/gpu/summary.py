@@ -312,7 +312,7 @@ def _machine(stages: Stages) -> str:
     lines = []
     for name, stage in stages.items():
         at = stage["machine"]
-        toy = " TOY SIZES" if stage.get("toy") else " ON PAPER: nothing was measured" if stage.get("paper") else ""
+        toy = (" TOY SIZES" if stage.get("toy") else "") + (" ON PAPER: no figure" if stage.get("paper") else "")
         where = f"{at['date']}, commit {at['commit']}, {at['device']}"
         versions = f"torch {at['torch']}, triton {at['triton']}, Python {at['python']}"
         lines.append(f"- {name}: {where}, {versions}{toy}. `{at['command']}`")

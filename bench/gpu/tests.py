@@ -3,7 +3,8 @@
     python -m bench.gpu.tests --out results --seconds 60 --only test_stencil_cuda
 
 The order is that of tests/gpu_order.py. A test that loses the GPU ends the process; bench.gpu.call begins another one
-with those that are left. On a GPU of paper nothing is right, so that nothing but what was compiled is asked.
+with those that are left. On a GPU of paper nothing is compared; a test that cannot run there is lost, since the kernels that
+it needs would not be known.
 """
 
 from __future__ import annotations
@@ -40,11 +41,10 @@ class Rows:
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        """Only what is asked for, and nothing that first builds the host's shim; the order is the suite's own."""
-        hosts = [item for item in items if "on_shim" in getattr(item, "fixturenames", ())]
-        left_out = [item for item in items if item in hosts or not self.stage.wants(_name(item))]
-        items[:] = [item for item in items if item not in set(left_out)]
-        config.hook.pytest_deselected(items=left_out)
+        """Only what is asked for, and nothing that runs on the host; the order is the suite's own."""
+        chosen = [item for item in items if not _of_the_host(item) and self.stage.wants(_name(item))]
+        config.hook.pytest_deselected(items=[item for item in items if item not in set(chosen)])
+        items[:] = chosen[: self.given.rows]
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
@@ -72,11 +72,11 @@ class Rows:
         """What became of the test; its row ends with its last part."""
         if report.outcome != "passed" or report.when == "call":
             self._row.setdefault("outcome", report.outcome)
-        if report.failed and not self.given.paper:
+        if report.failed:
             lines = [line for line in str(report.longrepr).splitlines() if line.startswith("E ")]
             self._row["error"] = (lines or str(report.longrepr).splitlines() or ["?"])[0][:300]
         if report.when == "teardown":
-            if self.given.paper:
+            if self.given.paper and "error" not in self._row:
                 self._row = {"name": self._row["name"], "not_measured": "on paper"}
             self._row["took_seconds"] = round(time.perf_counter() - self._start, 2)
             self.stage.end(self._row)
@@ -86,13 +86,29 @@ def _name(item: pytest.Item) -> str:
     return item.nodeid.removeprefix("tests/")
 
 
+def _of_the_host(item: pytest.Item) -> bool:
+    """Whether a test first builds the shim of the CUDA kernels, or is skipped beside a GPU."""
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    return "on_shim" in getattr(item, "fixturenames", ()) or "cpu" in [parameters.get(name) for name in _PLACES]
+
+
+def _nothing_is_wrong() -> None:
+    """On paper numbers are whatever memory held: a test shall launch what it launches, up to its end."""
+    import tolerance
+
+    tolerance.assert_within = lambda *_, **__: None
+    torch.equal = lambda *_: True  # type: ignore[assignment]
+    torch.cuda.is_available = lambda: True  # conftest.py would have Triton interpret
+
+
 def main(arguments: list[str] | None = None) -> Stage:
     """Run them."""
     given: Options = options(arguments)
-    if given.paper:
-        torch.cuda.is_available = lambda: True  # conftest.py would have Triton interpret
     sys.path.append(str(_TESTS))
     import gpu_order
+
+    if given.paper:
+        _nothing_is_wrong()
 
     stage = Stage("tests", given)
     # Its plugin warns where torch or the machine is not what it knows, and warnings are errors.
