@@ -9,8 +9,11 @@ import sys
 import tarfile
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import conftest
+import gpu_order
 import pytest
 
 from bench.gpu import call, kit, record, summary
@@ -147,6 +150,33 @@ def test_the_calls_fit_their_time_and_their_checks_exist() -> None:
         call.main(["nonsense"])
 
 
+# The GPU tests' order and time.
+
+
+def test_the_order_names_tests_that_exist() -> None:
+    for start in gpu_order.ORDER:
+        file, _, name = start.partition("::")
+        text = (ROOT / "tests" / file).read_text(encoding="utf-8")
+        assert f"\ndef {name.removesuffix('[')}" in text, start
+    assert gpu_order.place("tests/test_stencil_cuda.py::test_parity[cuda-1]") == 0
+    # The longest beginning that fits counts, and what is not named comes last.
+    assert gpu_order.place("test_stencil_cuda.py::test_parity_of_maps_of_several_tiles_and") == 2
+    assert gpu_order.place("tests/test_doctor.py::test_the_gpu_is_named") == len(gpu_order.ORDER)
+    assert gpu_order.files(r"^test_(optim|augment)\.py::") == ["test_optim.py", "test_augment.py"]
+    assert len(gpu_order.files()) == len({start.partition("::")[0] for start in gpu_order.ORDER})
+
+
+@pytest.mark.parametrize(("seconds", "marked", "skips"), [(5.0, True, True), (5.0, False, False), (None, True, False)])
+def test_no_gpu_test_begins_when_their_time_is_over(seconds: float | None, marked: bool, skips: bool) -> None:
+    config = SimpleNamespace(getoption=lambda name: seconds, stash={conftest.BEGUN: -1e9})
+    item: Any = SimpleNamespace(config=config, get_closest_marker=lambda name: marked)
+    if skips:
+        with pytest.raises(pytest.skip.Exception, match="the 5 s of the GPU tests were over"):
+            conftest.pytest_runtest_setup(item)
+    else:
+        conftest.pytest_runtest_setup(item)
+
+
 # The kit.
 
 
@@ -251,4 +281,4 @@ def test_both_calls_run_dry_on_a_gpu_of_paper(tmp_path: Path) -> None:
     # Every row is one without a figure, and no figure stands in the table.
     assert all("not_measured" in row for row in rows(tmp_path).values())
     assert "ON PAPER" in done.stdout and "| DARTS step, fp32: eager / fastdarts | not measured |" in done.stdout
-    assert "would be compiled on the device: " in done.stdout
+    assert "would be compiled on the device, of " in done.stdout

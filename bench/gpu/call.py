@@ -86,7 +86,12 @@ CALLS = {
         Check("parity, cuda", 22, "parity", _only("^(cell|step), .*cuda$")),
         Check("parity, triton", 20, "parity", _only("^(cell|step), DARTS.*triton$")),
         Check("bits", 18, "parity", _only("^bits, .*cuda$", "^bits, DARTS, triton$")),
-        Check("tests", 20, "tests", _only(r"^test_stencil_cuda(_backward)?\.py::test_(parity\[|parity_of_maps|tiles)")),
+        Check(
+            "tests",
+            20,
+            "tests",
+            _only(r"^test_(stencil_cuda|stencil_cuda_backward)\.py::test_(parity(\[|_of_maps)|tiles)"),
+        ),
         Check("ceilings", 12),
         Check("steps", 26, "steps", _only("^DARTS, (fp32, cuda, step, graph, fast|eager, fp32, channels_last)$")),
         Check("memcheck", 60, "parity", _only("^cell, .*DARTS, (cuda|triton)$"), sanitizer="memcheck", fault=True),
@@ -266,10 +271,13 @@ def _status(lines: list[dict[str, Any]], check: Check, code: int) -> tuple[str, 
     return f"ok{counted}{f', {left} not begun for lack of time' if left else ''}", faulted
 
 
-def compiled(out: Path) -> tuple[list[str], int]:
-    """What a dry run had to compile, and of how many variants of kernels, launches of one process counted once."""
-    notes = [line for line in record.lines(out / record.NAME) if "keys" in line]
-    return [name for line in notes for name in line["compiled"]], sum(line["variants"] for line in notes)
+def compiled(out: Path) -> str:
+    """What had to be compiled that no kit had; in a dry run, what the device would have to compile."""
+    notes = [line for line in record.lines(out / record.NAME) if "compiled" in line]
+    names = [name for line in notes for name in line["compiled"]]
+    variants = sum(line.get("variants", 0) for line in notes)
+    what = f"would be compiled on the device, of {variants} variants" if variants else "compiled here"
+    return f"{what}: {len(names)} {', '.join(sorted(set(names)))}".rstrip()
 
 
 def _chosen(names: list[str]) -> Iterator[Check]:
@@ -291,7 +299,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--toy", action="store_true", help="a dry run at toy sizes, in one process: seconds, for the suite"
     )
-    parser.add_argument("--rows", type=int, default=sys.maxsize, help="of each check at most, of a dry run at toy sizes")
+    parser.add_argument("--rows", type=int, default=sys.maxsize, help="of each check at most, with --toy")
     parser.add_argument("--jobs", type=int, default=1, help="checks at once, of a dry run")
     parser.add_argument("--seconds", type=float, help="of all checks together")
     parser.add_argument("--no-kit", action="store_true", help="leave out what was carried: a dry run that makes it")
@@ -306,13 +314,11 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"\n{call.table()}")
     for name, status in call.ended.items():
         print(f"{name:<16}{status}")
-    if given.dry:
-        if call.together:
-            from bench.gpu import paper
+    if call.together:
+        from bench.gpu import paper
 
-            paper.close()
-        names, variants = compiled(given.out)
-        print(f"would be compiled on the device: {len(names)} of {variants} {', '.join(sorted(set(names)))}".rstrip())
+        paper.close()
+    print(compiled(given.out))
     failed = [name for name, status in call.ended.items() if not status.startswith(("ok", "not needed"))]
     return 1 if failed or len(call.ended) < len(call.checks) else 0
 

@@ -10,6 +10,7 @@ on a GPU of paper: Triton's cache, packed. Its entries hold absolute paths, so i
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import importlib
 import importlib.util
@@ -66,6 +67,10 @@ def digest(*patterns: str) -> str:
 def environment() -> dict[str, str]:
     """Of a process that uses the kit: the cache's place, this tree's packages, and nothing else that moves Triton."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("TRITON_")}
+    if _MANIFEST.exists() and not (ROOT / ".git").exists():
+        # A tree may come without its history.
+        known = json.loads(_MANIFEST.read_text(encoding="utf-8"))["commit"]
+        kept.setdefault("FASTDARTS_COMMIT", f"{known}, by the kit")
     return kept | {"TRITON_CACHE_DIR": str(CACHE), "PYTHONPATH": str(ROOT), "FASTDARTS_KIT": "1"}
 
 
@@ -131,19 +136,29 @@ def _imported() -> dict[str, Any]:
     return {"extension": core.build(), "fastdarts.kernels": kernels.__file__}
 
 
-def adopt() -> None:
-    """Let Triton find the kit's kernels in a process that has it, though its own wheel may be another build.
+def adopt(out: Path | None = None) -> None:
+    """Let Triton find the kit's kernels, and the record in `out` hear at the end what was compiled all the same.
 
-    Its key is a hash of Triton's files, of which the same version may have two builds. A kernel that is compiled does
-    not care.
+    Triton's key is a hash of its own files, of which one version may have two builds. A kernel that is compiled does
+    not care: the kit's key is taken.
     """
-    if "FASTDARTS_KIT" not in os.environ or importlib.util.find_spec("triton") is None or not _MANIFEST.exists():
+    if importlib.util.find_spec("triton") is None:
         return
-    key = json.loads(_MANIFEST.read_text(encoding="utf-8"))["triton_key"]
+    from triton import knobs
     from triton.runtime import cache
 
-    if cache.triton_key() != key:
-        cache.triton_key = lambda: key
+    if "FASTDARTS_KIT" in os.environ and _MANIFEST.exists():
+        key = json.loads(_MANIFEST.read_text(encoding="utf-8"))["triton_key"]
+        if cache.triton_key() != key:
+            cache.triton_key = lambda: key
+    missed: list[str] = []
+
+    def listener(*, metadata: dict[str, Any], cache_hit: bool, **_: object) -> None:
+        missed.extend([] if cache_hit else [metadata["name"]])
+
+    knobs.compilation.listener = listener
+    if out is not None:
+        atexit.register(lambda: record.append(out, {"compiled": sorted(missed)}))
 
 
 def make(jobs: int, calls: Sequence[str]) -> None:

@@ -102,7 +102,7 @@ def chosen(given: argparse.Namespace) -> Options:
     else:
         from bench.gpu import kit
 
-        kit.adopt()
+        kit.adopt(given.out)
     device = torch.device("cpu" if given.toy or given.paper else "cuda")
     return Options(given.out, given.toy, given.paper, given.seconds, given.only, given.rows, given.again, device)
 

@@ -2,9 +2,9 @@
 
     python -m bench.gpu.tests --out results --seconds 60 --only test_stencil_cuda
 
-The order is that of tests/gpu_order.py. A test that loses the GPU ends the process; bench.gpu.call begins another one
-with those that are left. On a GPU of paper nothing is compared; a test that cannot run there is lost, since the kernels that
-it needs would not be known.
+The order is that of tests/gpu_order.py. A test that loses the GPU ends the process; bench.gpu.call begins another with
+those that are left. On a GPU of paper nothing is compared; a test that cannot run there is lost, since nobody would
+know the kernels that it needs.
 """
 
 from __future__ import annotations
