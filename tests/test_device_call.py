@@ -63,13 +63,15 @@ def test_a_stage_that_lost_rows_has_failed(scripts: dict[str, str], tmp_path: Pa
         "good": "row('a', ms=1.0); row('d', skipped='no time')",
         "bad": "row('a', ms=1.0); row('b', error='ValueError: no'); row('c', not_live='no backend'); sys.exit(3)",
         "dead": "sys.exit('no module')",
+        "idle": "",
         "memcheck": "row('never')",
     }
-    found = ran(tmp_path, *(Check(name, 20) for name in ("good", "bad", "dead")), Check("memcheck", 9, fault=True))
+    found = ran(tmp_path, *(Check(name, 20) for name in ("good", "bad", "dead", "idle")), Check("memcheck", 9, fault=True))
     ended = {name: status.rpartition(",")[0] for name, status in found.ended.items()}
     assert ended["good"] == "ok, 1 rows, 1 not begun for lack of time"
     assert ended["bad"] == "FAILED: 2 of 3 rows lost"
     assert ended["dead"] == "FAILED: exit status 1"
+    assert ended["idle"].startswith("FAILED: no rows")
     assert ended["memcheck"] == "not needed: nothing faulted"
     assert "no module" in (tmp_path / "log.txt").read_text(encoding="utf-8")
     assert "bad" not in (tmp_path / "table.md").read_text(encoding="utf-8")

@@ -33,6 +33,7 @@ POISONED = 4  # as a stage says it
 _LOG_BYTES = 12 << 20  # of one check; what comes back from the machine has a limit
 _SPARE = 6.0  # seconds for the table and for going home
 _STARTS = 4  # of one check's process
+_ROWLESS = ("build", "kit", "doctor")
 _FAULT = re.compile(r"illegal|misaligned|device-side assert|unspecified launch failure|CUDA error", re.IGNORECASE)
 
 
@@ -267,6 +268,8 @@ def _status(lines: list[dict[str, Any]], check: Check, code: int) -> tuple[str, 
         return f"FAILED: over its time after {len(rows)} rows", faulted
     if code:
         return f"FAILED: exit status {code}", faulted
+    if not rows and (check.module or check.name) not in _ROWLESS:
+        return "FAILED: no rows, nothing it has is called so", faulted
     counted = f", {len(rows) - left} rows" if rows else ""
     return f"ok{counted}{f', {left} not begun for lack of time' if left else ''}", faulted
 
