@@ -19,7 +19,13 @@ TORCH_INDEX ?=
 TRITON ?= 3.6.0
 GPU_TRITON := $(VENV)/triton-$(TRITON)
 
-.PHONY: search test test-machines mutants paper bench sanitize clean
+# What a lent GPU runs is made by the Python of its machine; about 5 GB of packages, once.
+DEVICE_VENV ?= .venv-device
+DEVICE_PYTHON ?= python3.12
+JOBS ?= $(shell nproc)
+CALLS ?= A B
+
+.PHONY: search test test-machines mutants paper bench sanitize device-kit device-dry clean
 
 search: $(VENV)/ready
 	$(BIN)/fastdarts search --random-cells 5 $(if $(METHOD),--method $(METHOD)) $(ARGS)
@@ -54,6 +60,20 @@ bench: $(VENV)/ready
 sanitize: $(VENV)/ready
 	PYTHON=$(BIN)/python tests/sanitize.sh $(ARGS)
 
+# What bench/gpu/device.sh carries to a GPU that is lent by the minute: the extension and every kernel, into .dev/. Needs nvcc.
+device-kit: $(DEVICE_VENV)/ready
+	PYTHONPATH=. $(DEVICE_VENV)/bin/python -m bench.gpu.kit make $(JOBS) $(CALLS)
+
+# Both calls on a GPU of paper, from the kit: every line that will run there, and no figure.
+device-dry: $(DEVICE_VENV)/ready
+	PYTHON=$(DEVICE_VENV)/bin/python bench/gpu/device.sh --dry $(CALLS)
+
+$(DEVICE_VENV)/ready: bench/gpu/kit.py pyproject.toml
+	test -x $(DEVICE_VENV)/bin/python || $(DEVICE_PYTHON) -m venv $(DEVICE_VENV)
+	$(DEVICE_VENV)/bin/python -m pip --disable-pip-version-check install --quiet --no-compile \
+		$$(PYTHONPATH=. $(DEVICE_VENV)/bin/python -m bench.gpu.kit wanted)
+	@touch $@
+
 # Byte-compiling every module of torch takes longer than the few that are imported need: --no-compile.
 $(VENV)/ready: pyproject.toml setup.py fastdarts/__init__.py $(shell find csrc -type f)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.11")'
@@ -70,4 +90,4 @@ $(GPU_TRITON): | $(VENV)/ready
 	else rm -rf $@.part; echo "No triton $(TRITON) (no network, or none for this Python): its tests are skipped"; fi
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info fastdarts/*.so
+	rm -rf $(VENV) $(DEVICE_VENV) .dev build dist *.egg-info fastdarts/*.so

@@ -1,4 +1,4 @@
-"""Compiles `fastdarts._C` and places `kernels/` as `fastdarts.kernels`; everything else is in pyproject.toml.
+"""Compiles `fastdarts._C`; everything else is in pyproject.toml.
 
 Nothing here imports torch, runs pip or asks a GPU anything. Three environment variables are read:
 
@@ -203,8 +203,7 @@ def native_extension() -> Extension:
 
 
 setup(
-    packages=[*find_packages(include=["fastdarts", "fastdarts.*"]), "fastdarts.kernels"],
-    package_dir={"fastdarts.kernels": "kernels"},
+    packages=find_packages(include=["fastdarts", "fastdarts.*"]),  # fastdarts/kernels is a link to kernels
     ext_modules=[] if BUILD == "none" else [native_extension()],
     cmdclass={"build_ext": BuildNative},
 )

@@ -152,7 +152,9 @@ def peak_bytes(step: Callable[[], object]) -> int:
         torch.cuda.reset_peak_memory_stats()
         step()
         return torch.cuda.max_memory_allocated() - before
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+    cpu = [torch.profiler.ProfilerActivity.CPU]
+    # Without acc_events torch 2.11 warns that the next cycle will clear the events of this one.
+    with torch.profiler.profile(activities=cpu, profile_memory=True, acc_events=True) as profile:
         step()
     return _highest(event.nbytes() for event in profile.profiler.kineto_results.events() if event.name() == "[memory]")
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import triton
 import triton.language as tl
+
 from fastdarts.kernels._variants import Variant
 from fastdarts.kernels.preprocess import factor
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+
 from fastdarts.kernels._variants import Variant
 
 __all__ = ["VARIANTS", "augment"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+
 from fastdarts.kernels._variants import Variant
 
 __all__ = ["VARIANTS", "gradient", "mixing", "rows"]

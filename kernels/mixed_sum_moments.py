@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import triton
 import triton.language as tl
+
 from fastdarts.kernels._variants import Variant
 from fastdarts.kernels.mixed_sum import pools
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import triton
 import triton.language as tl
+
 from fastdarts.kernels._variants import Variant
 
 __all__ = [

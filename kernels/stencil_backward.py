@@ -13,6 +13,7 @@ from collections.abc import Mapping
 
 import triton
 import triton.language as tl
+
 from fastdarts.kernels._stencil import (
     CONV,
     DX,

@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib.util
 import os
 import random
+import time
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
+from gpu_order import place
 from hypothesis import settings
 
 from fastdarts import _backend
@@ -24,10 +26,16 @@ settings.register_profile("fastdarts", derandomize=True, deadline=None, max_exam
 settings.load_profile("fastdarts")
 
 # What tests/machines.py asks of this process beside its environment, as `isa=avx2,threads=2`.
+BEGUN = pytest.StashKey[float]()
 MACHINE = dict(each.split("=") for each in os.environ.get("FASTDARTS_TEST_MACHINE", "").split(",") if each)
 
 
-def pytest_sessionstart() -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--gpu-seconds", type=float, help="after which no further GPU test begins; they come by value")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    session.config.stash[BEGUN] = time.monotonic()
     if "isa" in MACHINE:
         importlib.import_module("fastdarts._C").choose_isa(MACHINE["isa"])
     if "onednn" in MACHINE:
@@ -43,6 +51,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if marked and not torch.cuda.is_available():
         for item in marked:
             item.add_marker(pytest.mark.skip(reason="no CUDA device: torch.cuda.is_available() is False"))
+    elif marked and "order" not in MACHINE:
+        items.sort(key=lambda item: place(item.nodeid) if item.get_closest_marker("gpu") else -1)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    seconds = item.config.getoption("--gpu-seconds")
+    over = seconds is not None and time.monotonic() - item.config.stash[BEGUN] > seconds
+    if over and item.get_closest_marker("gpu"):
+        pytest.skip(f"the {seconds:.0f} s of the GPU tests were over")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -140,12 +140,11 @@ MUTANTS = [
 def copied(to: Path, tests: Path) -> None:
     """The tree without what is built, with the tests of `tests`."""
     for name in ("fastdarts", "csrc", "kernels"):
-        shutil.copytree(ROOT / name, to / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+        left_out = shutil.ignore_patterns("__pycache__", "*.so")
+        shutil.copytree(ROOT / name, to / name, ignore=left_out, symlinks=True)  # fastdarts/kernels is one
     for name in ("setup.py", "pyproject.toml", "README.md", "MANIFEST.in"):
         shutil.copy(ROOT / name, to / name)
     shutil.copytree(tests, to / "tests", ignore=shutil.ignore_patterns("__pycache__"))
-    # What an editable installation does: setup.py maps kernels/ to this package.
-    (to / "fastdarts" / "kernels").symlink_to(to / "kernels")
 
 
 def build(tree: Path) -> None:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -17,12 +14,15 @@ import torch
 from bench.gpu import (
     ceilings,
     compiled,
+    counters,
     epochs,
     kernels,
     memory,
     mixed_op,
+    parity,
     predict,
     profiles,
+    record,
     sanitize,
     stage,
     steps,
@@ -42,7 +42,6 @@ from fastdarts.ops._engine import launchers
 from fastdarts.plan import Work, cell_plan, flops
 from fastdarts.spaces import space
 
-ROOT = Path(__file__).resolve().parents[1]
 needs_core = pytest.mark.skipif(native() is None, reason="fastdarts._C is not built")
 
 
@@ -93,6 +92,14 @@ def test_the_baseline_is_the_network(name: str, partial: int) -> None:
     assert sum(each.numel() for each in plain.weight_parameters()) == sum(w.numel() for w in model.weight_parameters())
 
 
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return list(record.lines(folder / record.NAME))
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    return [line["row"] for line in lines(folder) if "row" in line]
+
+
 def test_an_error_costs_its_row_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def broken(error: Exception) -> dict[str, Any]:
         raise error
@@ -101,21 +108,53 @@ def test_an_error_costs_its_row_alone(tmp_path: Path, capsys: pytest.CaptureFixt
     own.row("first", lambda: broken(ValueError("of two\nlines")))
     own.row("second", lambda: broken(BackendError("no such backend")), dtype="fp32")
     assert own.row("third", lambda: {"ms": 1.0})["ms"] == 1.0
-    content = json.loads((tmp_path / "own.json").read_text(encoding="utf-8"))
-    assert [row.get("error") for row in content["rows"]] == ["ValueError: of two", None, None]
-    assert "no such backend" in content["rows"][1]["not_live"] and content["rows"][1]["dtype"] == "fp32"
-    assert {"commit", "torch", "device", "command"} <= set(content["machine"])
+    found = rows(tmp_path)
+    assert [row.get("error") for row in found] == ["ValueError: of two", None, None]
+    assert "no such backend" in found[1]["not_live"] and found[1]["dtype"] == "fp32"
+    assert {"commit", "torch", "device", "command"} <= set(lines(tmp_path)[0]["machine"])
+    # As a process it says that it lost rows.
+    with pytest.raises(SystemExit) as ended:
+        stage.run(lambda: own)
+    assert ended.value.code == stage.LOST and "2 of 3 rows lost: first; second" in capsys.readouterr().err
     late = stage.Stage("late", stage.Options(tmp_path, seconds=0.0))
-    assert "were over" in late.row("first", lambda: broken(AssertionError()))["skipped"]
-    chosen = stage.Stage("chosen", stage.Options(tmp_path, only="b"))
-    chosen.row("a", lambda: broken(AssertionError()))
+    assert "were over" in late.row("first", lambda: broken(AssertionError()))["skipped"] and not late.lost
+    with pytest.raises(SystemExit) as ended:
+        stage.run(lambda: late)
+    assert ended.value.code == 0
+    chosen = stage.Stage("chosen", stage.Options(tmp_path, only="^b|c$"))
+    for name in ("a", "ab", "d"):
+        chosen.row(name, lambda: broken(AssertionError()))
     assert not chosen.rows
-    assert "third" in capsys.readouterr().out
+
+
+def test_another_process_takes_the_rows_that_are_left(tmp_path: Path) -> None:
+    stage.Stage("own", stage.Options(tmp_path)).row("first", lambda: {"ms": 1.0})
+    stage.Stage("own", stage.Options(tmp_path)).begin("second")
+    again = stage.Stage("own", stage.Options(tmp_path, again=True))
+    for name in ("first", "second", "third"):
+        again.row(name, lambda: {"ms": 2.0})
+    assert [row["name"] for row in again.rows] == ["third"]
+
+
+def test_a_process_without_its_gpu_ends(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def lost() -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered\nmore")
+
+    def end(status: int) -> None:
+        raise SystemExit(status)
+
+    monkeypatch.setattr(torch.cuda, "synchronize", lost)
+    monkeypatch.setattr(stage.os, "_exit", end)
+    own = stage.Stage("own", stage.Options(tmp_path, device=torch.device("cpu"), paper=False))
+    monkeypatch.setattr(stage.Options, "cuda", property(lambda self: True))
+    with pytest.raises(SystemExit) as ended:
+        own.row("first", lambda: {"ms": 1.0})
+    assert ended.value.code == stage.POISONED and rows(tmp_path)[0]["ms"] == 1.0
 
 
 def test_no_gpu_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(SystemExit, match="--toy"):
+    with pytest.raises(SystemExit, match=r"--toy.*--paper"):
         stage.options(["--out", str(tmp_path)])
 
 
@@ -158,7 +197,7 @@ class _Cuda:
         }  # fmt: skip
         for name, value in names.items():
             monkeypatch.setattr(torch.cuda, name, value)
-        monkeypatch.setattr(timing, "_cache", lambda: torch.ones(1))
+        monkeypatch.setattr(timing, "_cache", lambda device: torch.ones(1))
 
 
 def test_a_call_is_timed_by_replays(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,11 +228,13 @@ def test_predictions_never_beat_the_floor() -> None:
 
 
 STAGES: dict[ModuleType, str] = {
-    steps: "DARTS, fp32",
+    steps: "^DARTS, (fp32, cpu, step, graph|eager, fp32, NCHW$)",
+    counters: "",
     memory: "fp32",
+    parity: "cell, PC-DARTS, ",
     mixed_op: "bf16",
     profiles: "bf16",
-    compiled: "fp32",
+    compiled: "^cell, fp32, (eager|cpu)",
     epochs: "PC-DARTS",
     sanitize: "fp32",
     warm: "fp32",
@@ -207,32 +248,36 @@ STAGES: dict[ModuleType, str] = {
 def test_every_stage_runs_at_toy_size(module: ModuleType, tmp_path: Path) -> None:
     module.main(["--toy", "--out", str(tmp_path), "--only", STAGES[module]])
     name = module.__name__.split(".")[-1]
-    rows = json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))["rows"]
-    assert rows
-    for row in rows:
-        assert "error" not in row and "skipped" not in row, row
+    found = rows(tmp_path)
+    assert found and all(line["stage"] == name for line in lines(tmp_path))
+    for row in found:
+        assert not record.lost(row) and "skipped" not in row, row
     summary.main([str(tmp_path)])
     assert "TOY SIZES" in (tmp_path / "table.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.usefixtures("tuned")
 def test_the_ceilings_run_at_toy_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ceilings.kit, "PROBE", tmp_path / "none")
     monkeypatch.setattr(ceilings.shutil, "which", lambda name: str(tmp_path / "none"))
     ceilings.main(["--toy", "--out", str(tmp_path)])
-    rows = {row["name"]: row for row in json.loads((tmp_path / "ceilings.json").read_text(encoding="utf-8"))["rows"]}
-    assert all(rows[name]["value"] > 0 for name in ("copy", "copy in L2", "bf16", "tf32", "sgemm"))
+    found = {row["name"]: row for row in rows(tmp_path)}
+    assert all(found[name]["value"] > 0 for name in ("copy", "copy in L2", "bf16", "tf32", "sgemm"))
     # Without a compiler the probes are not live, and the rates are assumed.
-    assert all("not_live" in rows[name] for name in ("probe.cu", "fma", "barrier over the grid"))
+    assert all("not_live" in found[name] for name in ("probe.cu", "fma", "barrier over the grid"))
     own = stage.Stage("own", stage.Options(tmp_path))
-    assert own.rate("fma", 5.0) == (5.0, False) and own.rate("copy", 5.0) == (rows["copy"]["value"], True)
+    assert own.rate("fma", 5.0) == (5.0, False) and own.rate("copy", 5.0) == (found["copy"]["value"], True)
 
 
-def _stages(tmp_path: Path, **rows: list[dict[str, Any]]) -> summary.Stages:
+def _stages(folder: Path, **stages: list[dict[str, Any]]) -> summary.Stages:
+    """A record of these stages' rows, in the place of one that was there."""
     at = dict.fromkeys(("date", "commit", "device", "torch", "triton", "python", "command"), "known")
-    for name, own in rows.items():
-        content = {"stage": name, "toy": False, "machine": at, "rows": own}
-        (tmp_path / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
-    return summary.merged([tmp_path])
+    (folder / record.NAME).unlink(missing_ok=True)
+    for name, own in stages.items():
+        record.append(folder, {"stage": name, "toy": False, "paper": False, "machine": at})
+        for row in own:
+            record.append(folder, {"stage": name, "row": row})
+    return summary.merged([folder])
 
 
 def test_the_table_has_the_targets_and_what_was_missed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -244,7 +289,10 @@ def test_the_table_has_the_targets_and_what_was_missed(tmp_path: Path, capsys: p
         steps=[
             {"name": "NCHW", "what": "eager", "ms": 200.0, "lean_ms": 150.0, **net},
             {"name": "NHWC", "what": "eager", "ms": 180.0, "lean_ms": 160.0, **net},
+            {"name": "graph", "what": "eager", "graph": True, "ms": 30.0, "lean_ms": 25.0, **net},
+            {"name": "strict", "what": "eager, no TF32", "ms": 200.0, "lean_ms": 170.0, **net},
             {"name": "ours", "what": "step, graph", "memory": "fast", "ms": 10.0, **net},
+            {"name": "tf32", "what": "step, graph, TF32", "memory": "fast", "ms": 7.5, **net},
             {"name": "lean", "what": "step, graph", "memory": "lean", "error": "ValueError: no", **net},
         ],
         memory=[
@@ -265,6 +313,9 @@ def test_the_table_has_the_targets_and_what_was_missed(tmp_path: Path, capsys: p
         "| 15x | 12x | 25x | at least | eager 150 ms, as the papers step 180"
         in rows["DARTS step, fp32: eager / fastdarts"]
     )
+    assert "| 20x | 12x | 25x | at least | like for like" in rows["DARTS step, fp32, TF32: eager / fastdarts"]
+    assert "| 17x |  |  |  | neither" in rows["DARTS step, fp32, eager without TF32 / fastdarts"]
+    assert "| 2.5x |" in rows["DARTS step, fp32: eager in a CUDA graph / fastdarts"]
     assert "| 10 ms |  | under 7.5 ms | not the aim |" in rows["DARTS step, fp32"]
     assert "had not finished" in rows["DARTS step, fp32: torch.compile / fastdarts"]
     assert "| 2x | 4x |  | **missed** |" in rows["DARTS peak, fast: eager / fastdarts"]
@@ -277,34 +328,31 @@ def test_the_table_has_the_targets_and_what_was_missed(tmp_path: Path, capsys: p
 
 
 def test_later_files_replace_what_they_measured(tmp_path: Path) -> None:
-    _stages(tmp_path, steps=[{"name": "a", "ms": 1.0}, {"name": "b", "error": "ValueError: no"}])
-    first = tmp_path / "first.json"
-    first.write_text(json.dumps({"stages": summary.merged([tmp_path])}), encoding="utf-8")
-    _stages(tmp_path, steps=[{"name": "a", "error": "ValueError: no"}, {"name": "b", "ms": 2.0}])
-    rows = summary.merged([first, tmp_path])["steps"]["rows"]
-    assert [(row["name"], row.get("ms")) for row in rows] == [("a", 1.0), ("b", 2.0)]
-    with pytest.raises(SystemExit, match="no folder"):
+    folders = [tmp_path / name for name in ("first", "second")]
+    for folder in folders:
+        folder.mkdir()
+    _stages(folders[0], steps=[{"name": "a", "ms": 1.0}, {"name": "b", "skipped": "late"}, {"name": "c", "ms": 3.0}])
+    _stages(folders[1], steps=[{"name": "a", "error": "no"}, {"name": "b", "error": "no"}, {"name": "c", "ms": 4.0}])
+    first, *others = summary.merged(folders)["steps"]["rows"]
+    assert first == {"name": "a", "ms": 1.0}
+    assert others == [{"name": "b", "error": "no"}, {"name": "c", "ms": 4.0}]
+    with pytest.raises(SystemExit, match="no record"):
         summary.main([])
 
 
-def test_the_script_knows_its_stages(tmp_path: Path) -> None:
-    script = ROOT / "bench" / "gpu.sh"
-    text = script.read_text(encoding="utf-8")
-    assert all(f"[{name}]=" in text for name in summary.STAGES if name != "sanitize")
-    done = subprocess.run(
-        [str(script), "nonsense"], capture_output=True, text=True, env={"PATH": "/usr/bin:/bin", "OUT": str(tmp_path)}
-    )
-    assert done.returncode == 2 and "no stage is called nonsense" in done.stderr
-
-
-@pytest.mark.slow
-def test_the_script_runs_a_stage(tmp_path: Path) -> None:
-    environment = {"PATH": "/usr/bin:/bin", "OUT": str(tmp_path), "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
-    command = [str(ROOT / "bench" / "gpu.sh"), "--toy", "mixed_op"]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "mixed_op     ok" in done.stdout and "| MixedOp, toy, fp32" in done.stdout
-    assert {path.name for path in tmp_path.iterdir()} == {"gpu.json", "table.md", "log.txt"}
+def test_what_the_counters_tool_says_is_read() -> None:
+    said = """==PROF== Connected
+"ID","Process ID","Kernel Name","Metric Name","Metric Unit","Metric Value"
+"0","7","void stencil(int)","Duration","ns","12,500"
+"0","7","void stencil(int)","DRAM Throughput","%","61.5"
+"0","7","void stencil(int)","Something Else","","9"
+"1","7","fold","Duration","us","3.5"
+"""
+    assert counters.parsed(said) == [
+        {"kernel": "void stencil", "metrics": {"us": 12.5, "DRAM %": 61.5}},
+        {"kernel": "fold", "metrics": {"us": 3.5}},
+    ]
+    assert counters.parsed("==ERROR== no permission") == []
 
 
 def test_the_toy_space_has_a_candidate_of_each_kind() -> None:

@@ -102,7 +102,8 @@ def test_git_ignores_no_source() -> None:
 def source_copy(folder: Path) -> Path:
     target = folder / "fastdarts source"  # the space is part of the test
     for name in ("fastdarts", "csrc", "kernels"):
-        shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+        left_out = shutil.ignore_patterns("*.so", "__pycache__")
+        shutil.copytree(ROOT / name, target / name, ignore=left_out, symlinks=True)  # fastdarts/kernels is one
     for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md"):
         if (ROOT / name).exists():
             shutil.copy(ROOT / name, target)
@@ -117,6 +118,16 @@ def pip(*arguments: object, cwd: Path, executable: Path | str = sys.executable, 
     done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=kept | environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
+
+
+def test_kernels_are_a_package_wherever_the_tree_lies(tmp_path: Path) -> None:
+    """On a machine that is lent for minutes nothing is installed: the tree on the path must do."""
+    source = source_copy(tmp_path)
+    paths = os.pathsep.join([str(source), str(Path(torch.__file__).parents[1])])
+    found = python(
+        sys.executable, "import fastdarts.kernels; print(fastdarts.kernels.__file__)", tmp_path, "-S", PYTHONPATH=paths
+    )
+    assert Path(found.stdout.strip()).resolve() == (source / "kernels/__init__.py").resolve()
 
 
 NO_COMPILER = {"CC": "/no/such/cc", "CXX": "/no/such/c++", "CUDA_HOME": "/no/such/cuda"}
@@ -154,7 +165,7 @@ def test_an_editable_install_works_in_a_fresh_environment(tmp_path: Path) -> Non
     assert list((source / "fastdarts").glob("_C*"))
     script = f"import fastdarts.kernels, fastdarts; print(fastdarts.__file__, fastdarts.kernels.__file__){CALL}"
     found = python(fresh, script, tmp_path)
-    assert found.stdout == f"{source}/fastdarts/__init__.py {source}/kernels/__init__.py\n"
+    assert found.stdout == f"{source}/fastdarts/__init__.py {source}/fastdarts/kernels/__init__.py\n"
     assert "reference" not in found.stderr
 
 

@@ -68,7 +68,7 @@ def magnitudes(exact: dict[str, Tensor], x: Tensor, weights: list[Tensor], **opt
     spread = 1 + exact["xhat"].abs() if "mean" not in options else torch.ones_like(exact["xhat"])
     rstd = (exact["var"] + options.get("eps", 1e-5)).rsqrt()[:, None, None]
     zero, one = torch.zeros_like(exact["var"]), torch.ones_like(exact["var"])
-    y = reference(x, weights, **{**options, "mean": zero, "var": one, "eps": 0.0})[0]
+    y = reference(x, weights, **{**options, "mean": zero, "var": one, "eps": 1e-300})[0]  # torch 2.11 refuses 0
     dx, *dweights = torch.autograd.grad(y, [x, *weights], rstd * (1 + spread))
     mean = exact["mean"].abs()[:, None, None]
     largest = {"xhat": (y + mean) * rstd, "mean": y, "var": y * y, "dx": dx}

@@ -15,7 +15,6 @@ from fastdarts.reference.preprocess import preprocess as reference
 
 pytest.importorskip("triton")
 from fastdarts.kernels import preprocess as kernels
-
 from fastdarts.ops import _preprocess_triton
 from fastdarts.ops._preprocess_triton import backward, forward, normalise_, reduce
 

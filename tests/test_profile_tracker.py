@@ -103,7 +103,8 @@ def _supernet(dtype: torch.dtype, partial: int) -> tuple[Supernet, Tensor, Tenso
 
 def _allocator_peak(model: Supernet, images: Tensor, labels: Tensor) -> int:
     """The peak of one pass by the events of torch's own allocator."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+    # Without acc_events torch 2.11 warns that the next cycle will clear the events of this one.
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as recorded:
         F.cross_entropy(model(images), labels).backward()
     events = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]
     live = peak = 0

@@ -1,4 +1,4 @@
-"""The benchmarks of a machine with a GPU, a stage a file; bench/gpu.sh runs them, and each runs here with `--toy`.
+"""The benchmarks of a machine with a GPU, a stage a file; device.sh runs them, and each runs here with `--toy`.
 
     python -m bench.gpu.kernels --toy --out /tmp/toy      # every line of a stage in seconds, on any machine
 
@@ -13,5 +13,5 @@ import sys
 
 # Triton decides when it is imported whether its own functions are interpreted: torch may import it before any option
 # is read.
-if "--toy" in sys.argv:
+if "--toy" in sys.argv and not {"--paper", "--dry"} & set(sys.argv):
     os.environ.setdefault("TRITON_INTERPRET", "1")

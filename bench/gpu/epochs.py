@@ -13,6 +13,7 @@ import itertools
 import statistics
 import tempfile
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,11 @@ from typing import Any
 import torch
 
 from bench.gpu.models import Net, engines, net, running
-from bench.gpu.stage import Options, Stage, options
+from bench.gpu.record import Row
+from bench.gpu.stage import Options, Stage, options, run
 from fastdarts.data import ImageSet
 from fastdarts.runs import RunFolder
-from fastdarts.search import SearchConfig, search
+from fastdarts.search import Progress, SearchConfig, search
 
 __all__ = ["main"]
 
@@ -38,21 +40,35 @@ def generated(given: Net, count: int) -> ImageSet:
     return ImageSet("generated", images, torch.arange(count) % 10, 10, (0.5,) * 3, (0.25,) * 3)
 
 
-def searched(config: SearchConfig, given: Net, images: ImageSet) -> tuple[list[dict[str, Any]], float]:
+class _Watcher(Progress):
+    """Puts every epoch into the record, should the search be cut short."""
+
+    def __init__(self, told: Callable[[Row], None]) -> None:
+        self._told = told
+        self.notes: list[str] = []
+
+    def epoch(self, record: Mapping[str, Any]) -> None:
+        self._told({key: record[key] for key in ("epoch", "elapsed_s", "step_ms", "valid_loss")})
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
+def searched(config: SearchConfig, given: Net, images: ImageSet, watcher: Progress) -> tuple[list[Row], float]:
     """The records of a search's epochs, and the seconds of the whole call."""
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        result = search(config, Path(folder, "run"), train_set=images, search_space=given.searched)
+        result = search(config, Path(folder, "run"), train_set=images, search_space=given.searched, progress=watcher)
         seconds = time.perf_counter() - start
-        with RunFolder.open(result.path) as run:
-            return [record for record in run.metrics() if record["kind"] == "epoch"], seconds
+        with RunFolder.open(result.path) as opened:
+            return [record for record in opened.metrics() if record["kind"] == "epoch"], seconds
 
 
-def few(given: Net, images: ImageSet, device: torch.device) -> dict[str, Any]:
+def few(given: Net, images: ImageSet, device: torch.device, watcher: Progress) -> Row:
     """Four epochs, and the sum that fifty are."""
     waits = given.method == "pc-darts"
     config = _config(given, device, epochs=4, arch_start_epoch=2 if waits else 0)
-    records, seconds = searched(config, given, images)
+    records, seconds = searched(config, given, images, watcher)
     epochs = _lengths(records)
     waiting = _WAITING if waits else 0
     # The first epoch captures, and so does the first in which the alphas learn.
@@ -69,9 +85,9 @@ def few(given: Net, images: ImageSet, device: torch.device) -> dict[str, Any]:
     }
 
 
-def whole(given: Net, images: ImageSet, device: torch.device) -> dict[str, Any]:
+def whole(given: Net, images: ImageSet, device: torch.device, watcher: Progress) -> Row:
     """Fifty epochs by the clock."""
-    records, seconds = searched(_config(given, device, epochs=EPOCHS), given, images)
+    records, seconds = searched(_config(given, device, epochs=EPOCHS), given, images, watcher)
     return {"fifty_seconds": seconds, "epoch_seconds": statistics.median(_lengths(records)), "whole": True}
 
 
@@ -84,30 +100,45 @@ def _lengths(records: list[dict[str, Any]]) -> list[float]:
     return [end - begin for begin, end in itertools.pairwise(ends)]
 
 
+def _images(given: Options, net: Net) -> int:
+    """CIFAR-10's; on paper as many as make two steps, and the evaluation's last batch what it is there."""
+    if given.toy:
+        return 24
+    return 2 * (2 * net.batch + 25_000 % net.batch) if given.paper else 50_000
+
+
 def _measure(stage: Stage, name: str, backend: str) -> None:
     given: Options = stage.options
     chosen = net(name, given.toy)
     chosen = replace(chosen, batch=4) if given.toy else chosen
-    images = generated(chosen, 24 if given.toy else 50_000)
+    images = generated(chosen, _images(given, chosen))
     facts = {"net": name, "backend": backend}
 
-    def run(measure: Any) -> dict[str, Any]:
-        with running(backend):
-            found: dict[str, Any] = measure(chosen, images, given.device)
-            return found
+    def row(what: str, measure: Callable[..., Row]) -> Row:
+        label = f"{name}, {backend}, {what}"
+        watcher = _Watcher(lambda epoch: stage.so_far(label, epoch))
 
-    row = stage.row(f"{name}, {backend}, four epochs", lambda: run(few), **facts)
-    if row.get("fifty_seconds", 1e9) < 0.9 * stage.left and not given.toy:
-        stage.row(f"{name}, {backend}, fifty epochs", lambda: run(whole), **facts)
+        def work() -> Row:
+            with running(backend):
+                found = measure(chosen, images, given.device, watcher)
+            return found | ({"notes": watcher.notes} if watcher.notes else {})
+
+        return stage.row(label, work, **facts)
+
+    found = row("four epochs", few)
+    if found.get("fifty_seconds", 1e9) < 0.9 * stage.left and not given.toy:
+        row("fifty epochs", whole)
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None) -> Stage:
     """Measure both searches."""
     stage = Stage("epochs", options(arguments))
-    for backend in engines(stage.options.toy)[:1]:
+    for backend in engines(stage.options)[:1]:
         for name in ("PC-DARTS", "DARTS"):
-            _measure(stage, name, backend)
+            if stage.wants(f"{name}, {backend}, four epochs"):
+                _measure(stage, name, backend)
+    return stage
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

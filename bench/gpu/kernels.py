@@ -19,8 +19,9 @@ from torch import Tensor
 from bench.gpu.arguments import prepared
 from bench.gpu.calls import Call, supernet_calls
 from bench.gpu.models import Net, net
+from bench.gpu.record import lost
 from bench.gpu.small import SMALL
-from bench.gpu.stage import Options, Stage, options
+from bench.gpu.stage import Options, Stage, options, run
 from bench.gpu.timing import finite, replayed
 from fastdarts.nn import Supernet
 from fastdarts.ops._engine import launchers
@@ -65,7 +66,7 @@ def calls(given: Net, wanted: int) -> Iterator[tuple[str, Call]]:
 def measured(call: Call, backend: str, dtype: str, given: Options, rates: dict[str, float]) -> dict[str, Any]:
     """One row: the call on a backend."""
     work = prepared(call, launchers(call.op.split(".")[0], backend), _DTYPES[dtype], given.device)
-    found = replayed(work, given.device, rounds=1 if given.toy else 20)
+    found = replayed(work, given.device, rounds=1 if given.small else 20)
     bounds = floor(call, dtype, rates)
     bound = max(bounds, key=lambda name: bounds[name])
     seconds = found["us"] / 1e6
@@ -114,26 +115,26 @@ def _small(given: Options, stage: Stage) -> None:
     for name, build in SMALL.items():
 
         def work(build: Callable[..., Callable[[], object]] = build) -> dict[str, Any]:
-            return replayed(build(given), given.device, rounds=1 if given.toy else 20)
+            return replayed(build(given), given.device, rounds=1 if given.small else 20)
 
         stage.row(name, work, op=name, dtype="", backend="")
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None) -> Stage:
     """Time every call on every backend."""
     given = options(arguments)
     stage = Stage("kernels", given)
     found = {name: stage.rate(name, otherwise) for name, otherwise in ASSUMED.items()}
     rates = {name: rate for name, (rate, _) in found.items()}
     stage.row("rates", lambda: {"rates": rates, "measured": all(known for _, known in found.values())})
-    backends = ["cpu", "triton"] if given.toy else ["cuda", "triton"]
+    backends = ["cuda", "triton"] if given.cuda else ["cpu", "triton"]
     _small(given, stage)
     for shape, number in CELLS[:2] if given.toy else CELLS:
         # An interpreted program takes milliseconds: the fewer pixels the better.
         chosen = replace(net(shape, given.toy), side=4) if given.toy else net(shape, False)
         for name, call in calls(chosen, number):
             # CUDA C++ is the stencil alone: what else that backend has is Triton's.
-            own = backends if given.toy or call.op.startswith("stencil") else backends[1:]
+            own = backends if not given.cuda or call.op.startswith("stencil") else backends[1:]
             for dtype in ("fp32", "bf16"):
                 rows = [
                     stage.row(
@@ -147,12 +148,13 @@ def main(arguments: list[str] | None = None) -> None:
                     )
                     for backend in own
                 ]
-                if len(rows) == 2 and all("us" in row for row in rows):
+                if len(rows) == 2 and not any(map(lost, rows)) and stage.left > 0:
                     stage.row(
                         f"{name}, {call.op}, {call.what}, {dtype}, apart",
                         lambda call=call, own=own, dtype=dtype: _difference(call, own, dtype, given.device),
                     )
+    return stage
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from bench.gpu.models import engines, precision, running
-from bench.gpu.stage import Stage, options
+from bench.gpu.stage import Stage, options, run
 from bench.gpu.steps import LAYOUTS
 from bench.gpu.timing import timed
 from bench.plain import PlainMixedOp
@@ -28,13 +28,13 @@ SHAPES = {
 TOY = {"toy": (2, 8, 6, 1, 4)}
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None) -> Stage:
     """Measure every contender at every shape."""
     given = options(arguments)
     stage = Stage("mixed_op", given)
     torch.backends.cudnn.benchmark = True
     primitives = space("darts").normal.edges[0].primitives
-    rounds, warmup = (1, 1) if given.toy else (30, 5)
+    rounds, warmup = (1, 1) if given.small else (30, 5)
 
     def measure(what: str, shape: tuple[int, ...], dtype: str, layout: str = "NCHW") -> dict[str, Any]:
         n, channels, side, stride, partial = shape
@@ -72,7 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
                     **facts,
                     what="eager",
                 )
-            for backend in engines(given.toy):
+            for backend in engines(given):
                 stage.row(
                     f"{name}, {dtype}, {backend}",
                     lambda shape=shape, dtype=dtype, backend=backend: fused(backend, shape, dtype),
@@ -80,7 +80,8 @@ def main(arguments: list[str] | None = None) -> None:
                     what="fused",
                     backend=backend,
                 )
+    return stage
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

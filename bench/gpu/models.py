@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bench.gpu.stage import Options
 from bench.plain import PlainSupernet
 from fastdarts import use_backend
-from fastdarts._backend import backends
 from fastdarts.nn import Supernet
 from fastdarts.search import SearchConfig, configure
 from fastdarts.search._unattended import UnattendedStep
@@ -87,11 +87,9 @@ def batch(given: Net, device: torch.device) -> tuple[Tensor, Tensor]:
     return images, torch.arange(given.batch, device=device) % 10
 
 
-def engines(toy: bool) -> list[str]:
-    """The backends that a whole network is measured on, best first: the live ones of a GPU, or the CPU's."""
-    if toy:
-        return ["cpu"]
-    return [name for name in ("cuda", "triton") if backends()[name].live]
+def engines(given: Options) -> list[str]:
+    """The backends that a whole network is measured on, best first: a GPU's, live or not, or the CPU's."""
+    return ["cuda", "triton"] if given.cuda else ["cpu"]
 
 
 def precision(dtype: str, device: torch.device) -> AbstractContextManager[object]:
@@ -113,6 +111,13 @@ def running(backend: str, *, tf32: bool = False) -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32 = before
 
 
+def compiled(model: nn.Module, mode: str) -> Callable[[Tensor], Tensor]:
+    """By `torch.compile` in a mode of its; `traced` for its tracing alone, as a dry run has it."""
+    found: Callable[[Tensor], Tensor]
+    found = torch.compile(model, backend="eager") if mode == "traced" else torch.compile(model, mode=mode)
+    return found
+
+
 class Eager:
     """The papers' network and first-order bilevel step in plain torch.
 
@@ -122,6 +127,7 @@ class Eager:
         layout: of images and weights.
         dtype: `fp32`; `bf16` by autocast; `pure bf16` with weights in bfloat16 as well.
         compile_mode: of `torch.compile`; None for eager.
+        graph: whether a CUDA graph shall hold its steps.
     """
 
     def __init__(
@@ -132,6 +138,7 @@ class Eager:
         layout: torch.memory_format = torch.contiguous_format,
         dtype: str = "fp32",
         compile_mode: str | None = None,
+        graph: bool = False,
     ) -> None:
         torch.manual_seed(0)
         model = PlainSupernet(given.searched, channels=given.channels, layers=given.layers, partial=given.partial)
@@ -143,13 +150,14 @@ class Eager:
         self.dtype, self.device = "bf16" if dtype == "bf16" else "fp32", device
         self.call: Callable[[Tensor], Tensor] = self.model
         if compile_mode is not None:
-            self.call = torch.compile(self.model, mode=None if compile_mode == "default" else compile_mode)
+            self.call = compiled(self.model, compile_mode)
         config = given.config()
         self.weights, self.alphas = self.model.weight_parameters(), self.model.arch_parameters()
         decay = {"momentum": config.momentum, "weight_decay": config.weight_decay}
         self.sgd, self.grad_clip = torch.optim.SGD(self.weights, config.lr, **decay), config.grad_clip
         betas = config.arch_beta1, config.arch_beta2
-        self.adam = torch.optim.Adam(self.alphas, config.arch_lr, betas, weight_decay=config.arch_weight_decay)
+        decay = {"weight_decay": config.arch_weight_decay, "capturable": graph and device.type == "cuda"}
+        self.adam = torch.optim.Adam(self.alphas, config.arch_lr, betas, **decay)
 
     def loss(self) -> Tensor:
         """Cross-entropy of the batch."""

@@ -16,7 +16,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from bench.gpu.models import Eager, Fused, engines, net, running
-from bench.gpu.stage import Options, Stage, options
+from bench.gpu.stage import Options, Stage, options, run
 from bench.gpu.steps import LAYOUTS
 from bench.gpu.timing import timed
 
@@ -39,7 +39,7 @@ def profiled(work: Callable[[], object], device: torch.device) -> dict[str, Any]
     kind = DeviceType.CUDA if device.type == "cuda" else DeviceType.CPU
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
     found = timed(work, device, rounds=1 if device.type == "cpu" else 5, warmup=2).to_json()
-    with profile(activities=activities) as observed:
+    with profile(activities=activities, acc_events=True) as observed:
         work()
         if device.type == "cuda":
             torch.cuda.synchronize()
@@ -66,7 +66,7 @@ def _by_kind(times: dict[str, float]) -> dict[str, float]:
 
 
 def _eager(given: Options, layout: str, dtype: str) -> dict[str, Any]:
-    model = Eager(net("DARTS", given.toy), given.device, layout=LAYOUTS[layout], dtype=dtype)
+    model = Eager(net("DARTS", given.small), given.device, layout=LAYOUTS[layout], dtype=dtype)
     return profiled(model.passes, given.device)
 
 
@@ -75,12 +75,12 @@ def _fused(given: Options, name: str, dtype: str, backend: str) -> dict[str, Any
         return profiled(Fused(net(name, given.toy), given.device, dtype=dtype).passes, given.device)
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None) -> Stage:
     """Profile every contender."""
     given = options(arguments)
     stage = Stage("profiles", given)
     torch.backends.cudnn.benchmark = True
-    for backend in engines(given.toy):
+    for backend in engines(given):
         for name in ("DARTS", "PC-DARTS"):
             for dtype in ("fp32", "bf16"):
                 stage.row(
@@ -98,7 +98,8 @@ def main(arguments: list[str] | None = None) -> None:
             dtype=dtype,
             what=f"eager, {layout}",
         )
+    return stage
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,9 +1,10 @@
-"""The last table: every figure that issue 4 asks for, beside what it asks, and the kernels' shares.
+"""The last table: every figure that is asked for, beside what is asked, and the kernels' shares.
 
-    python -m bench.gpu.summary results [more.json ...]
+    python -m bench.gpu.summary A/rows.jsonl B/rows.jsonl
 
-Takes folders of the stages' JSON, or files that this has merged; later ones replace the rows of earlier ones. Writes
-`gpu.json`, all stages in one, and `table.md` into the first folder.
+Takes records (rows.jsonl), folders of them, or files that this has merged; later ones replace the rows of earlier ones.
+Writes `gpu.json`, all stages in one, and `table.md` beside the first. A record may end anywhere: a row that had begun
+counts as lost.
 """
 
 from __future__ import annotations
@@ -15,13 +16,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from bench.gpu import record
+from bench.gpu.record import Row
+
 __all__ = ["Figure", "figures", "main", "markdown", "merged"]
 
-Row = dict[str, Any]
 Stages = dict[str, dict[str, Any]]
-STAGES = (
-    *("ceilings", "warm", "kernels", "steps", "memory", "mixed_op", "profiles", "compiled", "epochs", "sanitize"),
-)
 _GB = 1e9
 # Kernels that take most of a step; the issue asks for their share of the roofline.
 _MAIN = ("stencil.forward", "stencil.backward", "mixed_sum.forward", "mixed_sum.reduce", "mixed_sum.backward")
@@ -75,24 +75,46 @@ class Figure:
 
 
 def merged(paths: Iterable[Path]) -> Stages:
-    """The stages of folders and files; of a row that stands in several, the last measured one."""
+    """The stages of records and files; of a row that stands in several, the last measured one."""
     stages: Stages = {}
     for path in paths:
-        files = [path / f"{name}.json" for name in STAGES] if path.is_dir() else [path]
-        for each in (each for each in files if each.exists()):
-            found = json.loads(each.read_text(encoding="utf-8"))
-            for name, stage in (found["stages"] if "stages" in found else {found["stage"]: found}).items():
-                own = stages.setdefault(name, {**stage, "rows": []})
-                rows = {row["name"]: row for row in own["rows"]}
-                for row in stage["rows"]:
-                    if row["name"] not in rows or not _failed(row):
-                        rows[row["name"]] = row
-                stages[name] = {**stage, "rows": list(rows.values())}
+        path = path / record.NAME if path.is_dir() else path
+        for name, stage in _stages(path).items():
+            own = stages.setdefault(name, {**stage, "rows": []})
+            rows = {row["name"]: row for row in own["rows"]}
+            for row in stage["rows"]:
+                if not _failed(row) or _failed(rows.get(row["name"], row)):
+                    rows[row["name"]] = row
+            stages[name] = {**stage, "rows": list(rows.values())}
     return stages
 
 
+def _stages(path: Path) -> Stages:
+    """The stages of one record, or of a file of merged ones."""
+    if path.suffix != ".jsonl":
+        found: Stages = json.loads(path.read_text(encoding="utf-8"))["stages"]
+        return found
+    found, ended = {}, set()
+    begun: dict[tuple[str, str], Row] = {}
+    for line in record.lines(path):
+        if "stage" not in line:
+            continue
+        stage = found.setdefault(line["stage"], {"rows": []})
+        if "machine" in line:
+            stage |= {key: line[key] for key in ("machine", "toy", "paper")}
+        elif "begun" in line:
+            begun.setdefault((line["stage"], line["begun"]), {}).update(line.get("so_far", {}))
+        elif "row" in line:
+            stage["rows"].append(line["row"])
+            ended.add((line["stage"], line["row"]["name"]))
+    for (name, row), so_far in begun.items():
+        if (name, row) not in ended:
+            found[name]["rows"].append({"name": row, "error": "its process ended before it did", **so_far})
+    return found
+
+
 def _failed(row: Row) -> bool:
-    return any(key in row for key in ("error", "not_live", "skipped"))
+    return record.lost(row) or "skipped" in row
 
 
 def figures(stages: Stages) -> list[Figure]:
@@ -123,27 +145,40 @@ def _steps(stages: Stages) -> list[Figure]:
     }
     found = []
     for (net, dtype), (least, aim, milliseconds) in targets.items():
-        eager = _rows(stages, "steps", net=net, dtype=dtype, what="eager")
+        every = _rows(stages, "steps", net=net, dtype=dtype, what="eager")
+        graphs = _least([row for row in every if row.get("graph")], "ms", "lean_ms")
+        eager = [row for row in every if not row.get("graph")]
         best, papers = _least(eager, "ms", "lean_ms"), _least(eager, "ms")
         ours = _least(_rows(stages, "steps", net=net, dtype=dtype, what="step, graph", memory="fast"), "ms")
         more = f"eager {best:.4g} ms, as the papers step {papers:.4g}" if best and papers else ""
-        found.append(Figure(f"{net} step, {dtype}: eager / fastdarts", _ratio(best, ours), least, aim, more=more))
-        found.append(Figure(f"{net} step, {dtype}", ours, None, milliseconds, "ms", lower=True))
+        name = f"{net} step, {dtype}"
+        found.append(Figure(f"{name}: eager / fastdarts", _ratio(best, ours), least, aim, more=more))
+        if dtype == "fp32":
+            like = _least(_rows(stages, "steps", net=net, dtype=dtype, what="step, graph, TF32"), "ms")
+            why = "like for like: eager's convolutions are TF32"
+            found.append(Figure(f"{name}, TF32: eager / fastdarts", _ratio(best, like), least, aim, more=why))
+            strict = _least(_rows(stages, "steps", net=net, dtype=dtype, what="eager, no TF32"), "ms", "lean_ms")
+            why = "neither rounds to TF32"
+            found.append(Figure(f"{name}, eager without TF32 / fastdarts", _ratio(strict, ours), None, None, more=why))
+        found.append(Figure(f"{name}: eager in a CUDA graph / fastdarts", _ratio(graphs, ours), None, None))
+        found.append(Figure(name, ours, None, milliseconds, "ms", lower=True))
         compiled = _least(_rows(stages, "compiled", net=net, dtype=dtype, what="compile"), "ms")
         if net == "DARTS":
             ratio = _ratio(2 * compiled if compiled else None, ours)
             why = "2 passes by compile, no optimiser" if compiled else _why(stages, net, dtype)
-            found.append(Figure(f"{net} step, {dtype}: torch.compile / fastdarts", ratio, 4.0, 10.0, more=why))
+            found.append(Figure(f"{name}: torch.compile / fastdarts", ratio, 4.0, 10.0, more=why))
     for dtype in ("fp32", "bf16"):
         rows = _rows(stages, "compiled", net="DARTS, 1 cell", dtype=dtype)
         ours = _least([row for row in rows if row.get("what") not in ("eager", "compile")], "ms")
         ratio = _ratio(_least([row for row in rows if row.get("what") == "compile"], "ms"), ours)
-        found.append(Figure(f"one cell, {dtype}: torch.compile / fastdarts, passes", ratio, 4.0, 10.0))
+        why = _why(stages, "DARTS, 1 cell", dtype)
+        found.append(Figure(f"one cell, {dtype}: torch.compile / fastdarts, passes", ratio, 4.0, 10.0, more=why))
     return found
 
 
 def _why(stages: Stages, net: str, dtype: str) -> str:
-    reasons = [row.get("not_measured", "") for row in _rows(stages, "compiled", net=net, dtype=dtype)]
+    rows = _rows(stages, "compiled", net=net, dtype=dtype, what="compile")
+    reasons = [row.get("not_measured", "") for row in rows]
     return next((reason for reason in reasons if reason), "")
 
 
@@ -214,8 +249,8 @@ def _mixed_op(stages: Stages) -> list[Figure]:
 
 
 def markdown(stages: Stages, *, short: bool = False) -> str:
-    """The table, the ceilings, the kernels (`short`: the main ones), and what went wrong."""
-    parts = [_machine(stages)]
+    """What is right, the table, the ceilings, the kernels (`short`: the main ones), and what went wrong."""
+    parts = [_machine(stages), *_checked(stages)]
     head = ("figure", "measured", "at least", "aim", "reached", "")
     parts.append(_table(head, (figure.cells() for figure in figures(stages))))
     ceilings = [row for row in _rows(stages, "ceilings") if "value" in row]
@@ -225,6 +260,11 @@ def markdown(stages: Stages, *, short: bool = False) -> str:
     if kernels:
         names = ("call", "maps", "backend", "us", "warm us", "MB", "GB/s", "FMA share", "bound", "share")
         parts.append(_table(names, map(_kernel, kernels)))
+    counted = [row for row in _rows(stages, "counters") if "metrics" in row]
+    if counted:
+        keys = list(dict.fromkeys(key for row in counted for key in row["metrics"]))
+        lines = ([row["name"], *(f"{row['metrics'].get(key, math.nan):.4g}" for key in keys)] for row in counted)
+        parts.append(_table(("kernel, by its counters", *keys), lines))
     wrong = [
         f"- {name}, {row['name']}: {row.get('error') or row.get('not_live') or row['skipped']}"
         for name, stage in stages.items()
@@ -236,6 +276,20 @@ def markdown(stages: Stages, *, short: bool = False) -> str:
         shown = wrong[:most] + ([f"- and {len(wrong) - most} more"] if len(wrong) > most else [])
         parts.append("Rows without a figure:\n\n" + "\n".join(shown))
     return "\n\n".join(parts) + "\n"
+
+
+def _checked(stages: Stages) -> list[str]:
+    """What was found right: the checks against the reference, and the tests."""
+    found = []
+    parity = [row for row in _rows(stages, "parity") if not _failed(row) and "not_measured" not in row]
+    if parity:
+        found.append("As the reference: " + "; ".join(row["name"] for row in parity))
+    tests = _rows(stages, "tests")
+    ends = [row["outcome"] for row in tests if "outcome" in row]
+    if ends:
+        counts = ", ".join(f"{ends.count(end)} {end}" for end in ("passed", "failed", "skipped") if end in ends)
+        found.append(f"GPU tests: {counts}")
+    return found
 
 
 def _small(row: Row) -> bool:
@@ -257,7 +311,8 @@ def _kernel(row: Row) -> list[str]:
 def _machine(stages: Stages) -> str:
     lines = []
     for name, stage in stages.items():
-        at, toy = stage["machine"], " TOY SIZES" if stage.get("toy") else ""
+        at = stage["machine"]
+        toy = (" TOY SIZES" if stage.get("toy") else "") + (" ON PAPER: no figure" if stage.get("paper") else "")
         where = f"{at['date']}, commit {at['commit']}, {at['device']}"
         versions = f"torch {at['torch']}, triton {at['triton']}, Python {at['python']}"
         lines.append(f"- {name}: {where}, {versions}{toy}. `{at['command']}`")
@@ -282,8 +337,11 @@ def main(arguments: list[str]) -> None:
     short = "--short" in arguments
     arguments = [each for each in arguments if each != "--short"]
     if not arguments:
-        sys.exit("python -m bench.gpu.summary: no folder or file of a stage given")
+        sys.exit("python -m bench.gpu.summary: no record, and no folder of one, given")
     paths = [Path(each) for each in arguments]
+    missing = [path for path in paths if not (path / record.NAME if path.is_dir() else path).exists()]
+    if missing:
+        sys.exit(f"{missing[0]}: no such record")
     stages = merged(paths)
     text = markdown(stages)
     folder = paths[0] if paths[0].is_dir() else paths[0].parent

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.gpu import paper
 from bench.table import percentile
 
-__all__ = ["Times", "captured", "clocked", "finite", "replayed", "timed"]
+__all__ = ["Times", "captured", "clocked", "finite", "on_gpu", "replayed", "timed"]
 
 Work = Callable[[], object]
 # Four times the L2 of an H200.
@@ -38,6 +39,11 @@ class Times:
         return {name: self.median * unit, f"{name}_p20": low, f"{name}_p80": high, "rounds": len(self.seconds)}
 
 
+def on_gpu(device: torch.device) -> bool:
+    """Whether there are events and graphs, be it those of a GPU of paper."""
+    return device.type == "cuda" or paper.installed()
+
+
 def timed(work: Work, device: torch.device, *, rounds: int, warmup: int = 3, flush: bool = False) -> Times:
     """Seconds of each of some runs, by device events on CUDA.
 
@@ -50,14 +56,14 @@ def timed(work: Work, device: torch.device, *, rounds: int, warmup: int = 3, flu
     """
     for _ in range(warmup):
         work()
-    if device.type != "cuda":
+    if not on_gpu(device):
         return Times([clocked(work, device) for _ in range(rounds)])
     torch.cuda.synchronize()
     pairs = []
     for _ in range(rounds):
         if flush:
             # It takes the device long enough for the host to queue what follows.
-            _cache().zero_()
+            _cache(device).zero_()
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
         work()
@@ -114,7 +120,7 @@ def replayed(work: Work, device: torch.device, *, rounds: int, calls: int = 10) 
         `calls` runs in a row; `host_us`: what the host takes to launch one; `uncaptured`, why no graph holds it, where
         none does: the times are then those of events around the launches.
     """
-    if device.type != "cuda":
+    if not on_gpu(device):
         times = timed(work, device, rounds=rounds, warmup=0)
         return times.to_json(1e6, "us") | {"warm_us": times.median * 1e6}
     for _ in range(3):
@@ -150,10 +156,10 @@ def _launching(work: Work, rounds: int = 10) -> float:
 
 
 @functools.cache
-def _cache() -> Tensor:
-    return torch.empty(_FLUSH_BYTES, dtype=torch.uint8, device="cuda")
+def _cache(device: torch.device) -> Tensor:
+    return torch.empty(_FLUSH_BYTES if device.type == "cuda" else 1, dtype=torch.uint8, device=device)
 
 
 def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
+    if on_gpu(device):
         torch.cuda.synchronize()

@@ -18,26 +18,26 @@ import torch
 
 from bench.cases import MODES
 from bench.gpu.models import Fused, Net, engines, net, precision, running
-from bench.gpu.stage import Stage, options
+from bench.gpu.stage import Options, Stage, options, run
 
 __all__ = ["main"]
 
 Task = tuple[Net, int, str, str, str]
 
 
-def tasks(toy: bool) -> list[Task]:
+def tasks(options: Options) -> list[Task]:
     """The distinct cells: network, number, precision, backend, device; the slow ones first."""
     found = []
     for name in ("S2, 7 operators", "DARTS", "PC-DARTS"):
-        given = net(name, toy)
+        given = net(name, options.toy)
         # The first cell of a width is a reduction but for the first of all, the one after it has a halved input.
         thirds = [given.layers // 3, 2 * given.layers // 3]
         cells = [0, 1, *(number + after for number in thirds for after in (0, 1, 2))]
         cells = sorted({number for number in cells if number < given.layers})
-        for backend in engines(toy):
+        for backend in engines(options):
             for dtype in ("fp32", "bf16"):
-                found += [(given, number, dtype, backend, "cpu" if toy else "cuda") for number in cells]
-    return found[:2] if toy else found
+                found += [(given, number, dtype, backend, options.device.type) for number in cells]
+    return found[:2] if options.toy else found
 
 
 def warmed(task: Task) -> float:
@@ -64,11 +64,11 @@ def warmed(task: Task) -> float:
     return time.perf_counter() - start
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None) -> Stage:
     """Run every task, as many at once as there are cores."""
     given = options(arguments)
     stage = Stage("warm", given)
-    work = tasks(given.toy)
+    work = tasks(given)
 
     def row(task: Task, result: Any) -> None:
         name = f"{task[0].name}, cell {task[1]}, {task[2]}, {task[3]}"
@@ -77,14 +77,15 @@ def main(arguments: list[str] | None = None) -> None:
     if given.toy:
         for task in work:
             row(task, lambda task=task: warmed(task))
-        return
+        return stage
     count = max(1, min(len(work), (os.cpu_count() or 2) - 2))
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(count, context) as pool:
         for task, future in [(task, pool.submit(warmed, task)) for task in work]:
             row(task, lambda future=future: future.result(timeout=max(1.0, stage.left)))
         pool.shutdown(wait=False, cancel_futures=True)
+    return stage
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

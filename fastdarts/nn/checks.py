@@ -27,17 +27,18 @@ class Probability:
     """An attribute of a module, a float from 0 to below 1, checked whenever it is set."""
 
     def __set_name__(self, owner: type, name: str) -> None:
-        self._name = name
+        # Kept under a name of its own: torch 2.11's Dynamo asks the descriptor for what vars() has under its own.
+        self._name, self._kept = name, f"_{name}"
 
     def __get__(self, module: nn.Module | None, owner: type | None = None) -> Any:
-        return self if module is None else vars(module)[self._name]
+        return self if module is None else getattr(module, self._kept)
 
     def __set__(self, module: nn.Module, value: float) -> None:
         if not isinstance(value, (int, float)) or isinstance(value, bool):
             raise TypeError(f"{self._name} is {value!r} of type {type(value).__name__}; expected a float")
         if not 0.0 <= value < 1.0:
             raise UserError(f"{self._name} is {value}", "a probability from 0 to below 1")
-        vars(module)[self._name] = float(value)
+        setattr(module, self._kept, float(value))
 
 
 def at_least_one(name: str, value: int) -> None:

@@ -108,7 +108,7 @@ def cell(
         memory = "lean"
     maps.count_flops()
     out: Tensor
-    text = plan if isinstance(plan, str) else _encoded(plan)
+    text = plan if isinstance(plan, str) else plan.encode()
     out, mean, var, _ = torch.ops.fastdarts.cell(*arguments, text, memory, eps)
     return out, mean, var
 
@@ -122,11 +122,6 @@ def _any_gradient(*tensors: Tensor | None) -> bool:
 def on_reference(device: str) -> bool:
     """Whether cells on a device of this type are computed in plain torch, by the backend in force."""
     return backend_for("cell", device) == "reference"
-
-
-@torch.compiler.assume_constant_result
-def _encoded(plan: CellPlan) -> str:
-    return plan.encode()
 
 
 # The library op.

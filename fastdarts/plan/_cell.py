@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
@@ -156,6 +156,7 @@ class CellPlan:
     partial: int
     edges: tuple[EdgePlan, ...]
     ready: int = 0
+    _text: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "concat", tuple(self.concat))
@@ -182,6 +183,8 @@ class CellPlan:
                     f"edge {edge.source} -> {edge.node} has stride {edge.stride}",
                     "one stride on all edges from the inputs and 1 on the others",
                 )
+        # Made now and not when asked for: torch.compile can read an attribute of a plan, but call nothing with one.
+        object.__setattr__(self, "_text", _text(self))
 
     @property
     def mixed(self) -> int:
@@ -251,7 +254,7 @@ class CellPlan:
 
     def encode(self) -> str:
         """The plan as one line of JSON, the same for equal plans."""
-        return _encode(self)
+        return self._text
 
     @staticmethod
     def decode(text: str) -> CellPlan:
@@ -263,8 +266,7 @@ class CellPlan:
         return _decode(text)
 
 
-@lru_cache(maxsize=1024)
-def _encode(plan: CellPlan) -> str:
+def _text(plan: CellPlan) -> str:
     data = {name: getattr(plan, name) for name in ("inputs", "nodes", "concat", "channels", "partial", "ready")}
     data["edges"] = [
         [edge.source, edge.node, edge.stride, [[c.kind, c.column, c.kernel, c.dilation] for c in edge.candidates]]
