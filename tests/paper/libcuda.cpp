@@ -115,6 +115,8 @@ bool read_cubin(const unsigned char* image, Module& module) {
                 if (fact.what == 0x19) k->parameter_bytes = static_cast<int>(fact.value);
                 if (fact.what == 0x17)
                     k->parameters[read<std::uint16_t>(fact.payload + 4)] = read<std::int32_t>(fact.payload + 8) >> 18;
+                if (fact.what == 0x45)  // nvcc 13's way of saying it
+                    k->parameters[read<std::uint16_t>(fact.payload + 4)] = read<std::int32_t>(fact.payload + 8);
                 if (fact.what == 0x05) k->most_threads = read<std::int32_t>(fact.payload);
             });
         }
