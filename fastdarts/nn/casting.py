@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from fastdarts.nn.operations import channels_first
+from fastdarts.nn.operations import channels_first, computes_on_cpu
 from fastdarts.ops.cell import on_reference
 from fastdarts.ops.maps import is_maps
 
@@ -16,8 +16,8 @@ __all__ = ["as_laid_out", "cast_once", "for_modules", "laid_out", "stored"]
 
 
 def _device(x: Tensor) -> str:
-    """Whose autocast x is under: tensors without data are taken as the CPU's."""
-    return "cpu" if x.is_meta else x.device.type
+    """Whose autocast x is under."""
+    return "cpu" if computes_on_cpu(x) else x.device.type
 
 
 def _casts(device: str) -> bool:
@@ -64,4 +64,4 @@ def for_modules(x: Tensor) -> Tensor:
 
     On a CPU with the channels first, where torch's batch norm is ten times more exact; elsewhere as the cells do.
     """
-    return channels_first(x) if isinstance(x, Tensor) and x.device.type == "cpu" else laid_out(x)
+    return channels_first(x) if isinstance(x, Tensor) and computes_on_cpu(x) else laid_out(x)

@@ -27,6 +27,7 @@ __all__ = [
     "Zero",
     "build_op",
     "channels_first",
+    "computes_on_cpu",
 ]
 
 
@@ -288,6 +289,11 @@ def _depthwise(channels: int, kernel_size: int, stride: int, padding: int, dilat
     )
 
 
+def computes_on_cpu(x: Tensor) -> bool:
+    """Whether x is the CPU's; a tensor without data is taken for one, so that what it needs is predicted for a CPU."""
+    return x.device.type in ("cpu", "meta")
+
+
 def channels_first(x: Tensor) -> Tensor:
     """x as the peers' modules get it on a CPU, with the channels first in memory; on another device as it is.
 
@@ -295,14 +301,14 @@ def channels_first(x: Tensor) -> Tensor:
     convolution writes past its memory, until the process aborts (oneDNN issue 6035, in torch 2.13): below 16 input
     channels with AVX-512, below 8 with AVX2, where the map or the weight lies channels last.
     """
-    is_last = x.device.type == "cpu" and _may_be_last(x)
+    is_last = computes_on_cpu(x) and _may_be_last(x)
     return x.clone(memory_format=torch.contiguous_format) if is_last else x
 
 
 def _strided_input(x: Tensor, *layers: nn.Module) -> Tensor:
     """x as these layers can take it: channels first where one of them is a strided 1x1 convolution."""
     strided = [conv for conv in layers if isinstance(conv, nn.Conv2d) and _is_strided_pointwise(conv)]
-    if not strided or x.device.type != "cpu":
+    if not strided or not computes_on_cpu(x):
         return x
     for conv in strided:
         if _may_be_last(conv.weight):
