@@ -25,7 +25,7 @@ DEVICE_PYTHON ?= python3.12
 JOBS ?= $(shell nproc)
 CALLS ?= A B
 
-.PHONY: search test test-machines mutants paper bench sanitize wheel device-kit device-dry clean
+.PHONY: search test test-all test-machines mutants paper bench sanitize wheel device-kit device-dry clean
 
 search: $(VENV)/ready
 	$(BIN)/fastdarts search --random-cells 5 $(if $(METHOD),--method $(METHOD)) $(ARGS)
@@ -33,9 +33,15 @@ search: $(VENV)/ready
 # A process a core, each file in one of them, and at most 16: each takes most of a gigabyte. pytest-benchmark's plugin warns
 # beside xdist, and warnings are errors. Threads that wait do not spin, which on a busy machine makes two of them crawl.
 # Python's -O would leave out the asserts of the tests' helpers.
+PYTEST := OMP_NUM_THREADS=1 GOMP_SPINCOUNT=1000 PYTHONOPTIMIZE= \
+	$(BIN)/python -m pytest -n auto --maxprocesses 16 --dist loadfile --no-loadscope-reorder -p no:benchmark
+
 test: $(VENV)/ready $(GPU_TRITON)
-	OMP_NUM_THREADS=1 GOMP_SPINCOUNT=1000 PYTHONOPTIMIZE= \
-		$(BIN)/python -m pytest -n auto --maxprocesses 16 --dist loadfile -p no:benchmark --cov=fastdarts $(ARGS)
+	$(PYTEST) $(ARGS)
+
+# The long campaigns too, and which lines no test runs: an hour and more. Counting lines doubles what interpreted kernels take.
+test-all: $(VENV)/ready $(GPU_TRITON)
+	FASTDARTS_ALL=1 FASTDARTS_EDITS=10000 $(PYTEST) --cov=fastdarts $(ARGS)
 
 # The numeric tests as on other machines: instruction sets, oneDNN, threads, load, order. Some: make test-machines ROWS="base avx2"
 test-machines: $(VENV)/ready

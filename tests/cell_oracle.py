@@ -40,15 +40,19 @@ def planned(found: CellPlan | None) -> CellPlan:
 
 
 def _partly(*, partial: int, reduction: bool) -> CellPlan:
-    """The last two nodes of a cell whose first two are computed already, with what modules computed on some edges."""
+    """The last two nodes of a cell whose first two are computed already, with what modules computed on some edges.
+
+    All eight candidates stand on the edges out of state 1, the first five on the others.
+    """
     whole = planned(cell_plan(DARTS, 4 * partial, partial=partial, reduction=reduction))
 
     def of(number: int, edge: EdgePlan) -> EdgePlan:
         if edge.node < 4:
             return replace(edge, candidates=())
         columns = {5: (3, 4), 7: range(8), 9: (0,)}.get(number, ())
-        kinds = ("module" if each.column in columns else each.kind for each in edge.candidates)
-        return replace(edge, candidates=tuple(map(_kind, edge.candidates, kinds)))
+        kept = [each for each in edge.candidates if each.column < 5 or edge.source == 1]
+        kinds = ("module" if each.column in columns else each.kind for each in kept)
+        return replace(edge, candidates=tuple(map(_kind, kept, kinds)))
 
     return replace(whole, ready=2, concat=(5, 4), edges=tuple(map(of, range(14), whole.edges)))
 

@@ -30,6 +30,13 @@ BEGUN = pytest.StashKey[float]()
 MACHINE = dict(each.split("=") for each in os.environ.get("FASTDARTS_TEST_MACHINE", "").split(",") if each)
 
 
+# They take longest and so begin first: whichever process got one of them at the end would run alone.
+SLOWEST = (
+    *("cell_gpu", "paper", "nn_edits", "packaging", "search_methods", "mixed_sum_triton", "preprocess_triton", "cli"),
+    *("search_graph", "stencil_triton", "bench_gpu", "device_call", "stencil_cuda", "nn_fused_wrappers", "search_loop"),
+)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--gpu-seconds", type=float, help="after which no further GPU test begins; they come by value")
 
@@ -47,6 +54,9 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if "order" in MACHINE:
         random.Random(MACHINE["order"]).shuffle(items)
+    elif not torch.cuda.is_available():
+        turn = {f"test_{name}": place for place, name in enumerate(SLOWEST)}
+        items.sort(key=lambda item: turn.get(item.path.stem, len(turn)))
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if marked and not torch.cuda.is_available():
         for item in marked:

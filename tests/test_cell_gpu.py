@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from types import ModuleType
 
@@ -23,8 +24,8 @@ from fastdarts.plan import MEMORY
 __all__ = ["on_shim"]
 
 ORDINARY = [name for name in PLANS if not name.startswith(("one pixel", "one image", "one channel", "only", "nothing"))]
-# Interpreted, DARTS' own cell takes 40 seconds, which one of its kind is worth.
-LARGE = ("normal", "reduction", "partial", "s1", "one pixel", "one image", "one channel")
+# Interpreted, DARTS' own cell takes most of a minute: "uneven", "twice" and "partly" have all that there is in it.
+LARGE = ("normal", "reduction", "partial", "partial reduction", "s1", "one pixel", "one image", "one channel")
 
 
 @pytest.fixture
@@ -34,8 +35,9 @@ def choose(triton_device: torch.device) -> Callable[[str], use_backend]:
 
 
 def few(names: Iterable[str], *interpreted: str) -> list[object]:
-    """All of them on a GPU, a few interpreted."""
-    return [pytest.param(name, marks=[] if name in interpreted else pytest.mark.gpu) for name in names]
+    """All of them on a GPU, a few interpreted; with FASTDARTS_ALL all."""
+    every = "FASTDARTS_ALL" in os.environ
+    return [pytest.param(name, marks=[] if every or name in interpreted else pytest.mark.gpu) for name in names]
 
 
 @pytest.mark.usefixtures("poisoned_memory")
@@ -46,7 +48,9 @@ def test_is_the_reference(name: str, triton_device: torch.device) -> None:
 
 
 @pytest.mark.usefixtures("poisoned_memory")
-@pytest.mark.parametrize("name", ["partial reduction", "uneven", "noise"])
+@pytest.mark.parametrize(
+    "name", few(["partial reduction", "uneven partial", "uneven", "noise"], "uneven partial", "uneven", "noise")
+)
 def test_is_the_reference_with_running_statistics(name: str, triton_device: torch.device) -> None:
     with use_backend("triton"):
         oracle.assert_same_function(given(name, training=False).to(triton_device))
