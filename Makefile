@@ -28,7 +28,7 @@ CALLS ?= A B
 .PHONY: search test test-machines mutants paper bench sanitize device-kit device-dry clean
 
 search: $(VENV)/ready
-	$(BIN)/fastdarts search --random-cells 5 $(if $(METHOD),--method $(METHOD)) $(ARGS)
+	$(BIN)/fastdarts search --yes --random-cells 5 $(if $(METHOD),--method $(METHOD)) $(ARGS)
 
 # A process a core, each file in one of them, and at most 16: each takes most of a gigabyte. pytest-benchmark's plugin warns
 # beside xdist, and warnings are errors. Threads that wait do not spin, which on a busy machine makes two of them crawl.

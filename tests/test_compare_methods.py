@@ -342,7 +342,7 @@ def test_the_command_prints_a_table_and_writes_a_page(
         (["--methods", "darts-first", "--random-cells", "3"], "--random-cells was given beside --methods"),
         (["DARTS_V2", "--search-set", "epochs=1"], "--search-set was given without --methods"),
         (["DARTS_V2", "--jobs", "2"], "--jobs was given without --methods"),
-        (["--methods", "darts-first", "--seeds", "1"], "--seeds 1 with --methods"),
+        (["--methods", "darts-first", "--seeds", "1"], "at least 2 different ones"),
         (["--methods", "darts-first", "--seeds", "x"], "no list of numbers"),
         (["--methods", "darts-first", "--search-set", "seed=1"], "use --seeds"),
         (["--methods", "darts-first", "--search-set", "pc-darts:lr=1"], "METHOD:NAME=VALUE with one of darts-first"),

@@ -17,10 +17,10 @@ from typing import Annotated, Any
 import typer
 
 from fastdarts import __version__
-from fastdarts.cli import methods, options, plan, tabulate
+from fastdarts.cli import agree, doctor, methods, options, plan, tabulate
 from fastdarts.cli import searches as several
 from fastdarts.cli.printing import print_result
-from fastdarts.errors import Interrupted, UserError
+from fastdarts.errors import Diverged, Interrupted, UserError
 
 __all__ = ["app", "main"]
 
@@ -73,7 +73,11 @@ def search(
     select_epochs: several.SelectEpochs = None,
     jobs: several.Jobs = 1,
     retrain_epochs: options.RetrainEpochs = None,
+    retrain_channels: options.RetrainChannels = None,
+    retrain_layers: options.RetrainLayers = None,
+    retrain_batch_size: options.RetrainBatchSize = None,
     random_cells: options.RandomCells = 0,
+    yes: agree.Yes = False,
     device: options.Device = "auto",
     backend: options.Backend = "auto",
     memory: options.Memory = "fast",
@@ -82,12 +86,15 @@ def search(
     previous: options.Previous = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Search for an architecture; ends with a genotype, its test accuracy, and a report."""
+    """Search for an architecture; ends with a genotype, its test accuracy, and a report.
+
+    Before it begins it says how many networks it will train and how long that takes.
+    """
     from fastdarts import search as searching
     from fastdarts.cli.afterwards import finish_run
-    from fastdarts.cli.settings import absolute, configured, plan_after, read_integers
+    from fastdarts.cli.settings import absolute, plan_after, read_integers
 
-    progress = _progress(as_json)
+    progress = _progress()
     _check_resumption(context)
     if resume is not None and several.holds_several(resume):
         print_result(several.continue_several(resume, previous=previous, jobs=jobs, progress=progress), as_json)
@@ -96,40 +103,20 @@ def search(
         several.check_single(context)
     if resume is not None:
         result = searching.resume(resume, previous=previous, progress=progress)
+        print_result(finish_run(result, progress), as_json)
+        return
+    data = data or "digits"
+    sizes = {"channels": retrain_channels, "layers": retrain_layers, "batch_size": retrain_batch_size}
+    named: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "channels": channels, "layers": layers}
+    named |= {"hypergradient": hypergradient, "data_root": absolute(root), "device": device, "backend": backend}
+    named |= {"memory": memory, "graph": graph, "check_hypergradient": read_integers(check_hypergradient), "seed": seed}
+    more: dict[str, Any] = {"after": plan_after(data, retrain_epochs, random_cells, sizes), "yes": yes}
+    more |= {"run": run or _new_run(f"{method}-{data}"), "progress": progress, "command": _command()}
+    if searches != 1 or grid:
+        more |= {"searches": searches, "grid": grid, "select_epochs": select_epochs, "jobs": jobs}
+        print_result(several.search_several(method, data, space, named, settings, **more), as_json)
     else:
-        data = data or "digits"
-        after = plan_after(data, retrain_epochs, random_cells)
-        named: dict[str, Any] = {
-            "epochs": epochs,
-            "batch_size": batch_size,
-            "channels": channels,
-            "layers": layers,
-            "seed": seed,
-        }
-        named |= {"hypergradient": hypergradient, "data_root": absolute(root), "device": device, "backend": backend}
-        named |= {"memory": memory, "graph": graph, "check_hypergradient": read_integers(check_hypergradient)}
-        path = run or _new_run(f"{method}-{data}")
-        if searches != 1 or grid:
-            more: dict[str, Any] = {
-                "searches": searches,
-                "grid": grid,
-                "select_epochs": select_epochs,
-                "jobs": jobs,
-                "after": after,
-            }
-            more |= {"run": path, "progress": progress, "command": _command()}
-            print_result(several.search_several(method, data, space, named, settings, **more), as_json)
-            return
-        config, chosen_space = configured(method, data, space, named, settings)
-        result = searching.search(
-            config,
-            path,
-            search_space=chosen_space,
-            progress=progress,
-            command=_command(),
-            after=after,
-        )
-    print_result(finish_run(result, progress), as_json)
+        print_result(several.search_single(method, data, space, named, settings, **more), as_json)
 
 
 @app.command(epilog="Examples: fastdarts retrain runs/mine | fastdarts retrain DARTS_V2 --data cifar10 --root ~/data")
@@ -145,6 +132,7 @@ def retrain(
     layers: options.Layers = None,
     seed: options.Seed = None,
     settings: options.Settings = None,
+    yes: agree.Yes = False,
     device: options.Device = "auto",
     backend: options.Backend = "auto",
     resume: options.Resume = None,
@@ -156,7 +144,7 @@ def retrain(
     from fastdarts.cli.settings import absolute, retraining
     from fastdarts.cli.targets import read_target
 
-    progress = _progress(as_json)
+    progress = _progress()
     _check_resumption(context)
     if resume is not None:
         result = evaluate.continue_retrain(resume, previous=previous, progress=progress)
@@ -174,6 +162,7 @@ def retrain(
         named |= {"data": data, "data_root": absolute(root), "device": device, "backend": backend}
         config = evaluate.RetrainConfig(genotype=chosen.genotype.text(), **retraining(chosen, named, settings))
         path = run or _new_run("retrain")
+        agree.announce_training(config, path, yes, progress.note)
         result = evaluate.retrain(config, path, progress=progress, command=_command())
     print_result({key: value for key, value in result.items() if key not in ("genotype", "history")}, as_json)
 
@@ -198,6 +187,7 @@ def compare(
     settings: options.Settings = None,
     search_settings: several.SearchSettings = None,
     jobs: several.Jobs = 1,
+    yes: agree.Yes = False,
     device: options.Device = "auto",
     backend: options.Backend = "auto",
     as_json: options.AsJson = False,
@@ -209,20 +199,16 @@ def compare(
     """
     from fastdarts import evaluate
     from fastdarts.cli.afterwards import record_comparison
-    from fastdarts.cli.settings import absolute, read_integers, retraining
+    from fastdarts.cli.settings import absolute, read_seeds, retraining
     from fastdarts.cli.targets import read_space, read_target
 
+    progress = _progress()
     several.check_beside(context, methods)
     named: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "channels": channels, "layers": layers}
     named |= {"data_root": absolute(root), "device": device, "backend": backend}
     if methods:
-        more: dict[str, Any] = {
-            "settings": settings,
-            "search_settings": search_settings,
-            "jobs": jobs,
-            "command": _command(),
-        }
-        more |= {"data": data or "digits", "space": space, "run": run, "progress": _progress(as_json)}
+        more: dict[str, Any] = {"settings": settings, "search_settings": search_settings, "jobs": jobs, "yes": yes}
+        more |= {"data": data or "digits", "space": space, "run": run, "progress": progress, "command": _command()}
         several.print_methods(several.compare_with_random(methods, seeds, named=named, **more), as_json)
         return
     chosen = read_target(target)
@@ -233,14 +219,15 @@ def compare(
         "search_space": (None if space else chosen.space()) or read_space(space or "darts"),
         "settings": retraining(chosen, named, settings),
         "random_cells": random_cells,
-        "seeds": read_integers(seeds or "0"),
+        "seeds": read_seeds(seeds or "1"),
     }
     path = run or evaluate.comparison_folder(chosen.comparisons(), chosen.genotype, **arguments)
-    result = evaluate.compare(chosen.genotype, path, **arguments, progress=_progress(as_json), command=_command())
+    agree.announce_comparison(evaluate.left_to_train(path, chosen.genotype, **arguments), yes, progress.note)
+    result = evaluate.compare(chosen.genotype, path, **arguments, progress=progress, command=_command())
     summary = {key: value for key, value in result.items() if key not in ("random", "found")}
     summary |= {"found_accuracy": result["found"]["mean"], "path": str(path)}
-    if chosen.run is not None and chosen.run.config["kind"] == "search":
-        summary["report"] = str(record_comparison(chosen.run.path, result))
+    if chosen.search is not None:
+        summary["report"] = str(record_comparison(chosen.search.path, result))
     print_result(summary, as_json)
 
 
@@ -257,18 +244,22 @@ def show(
     from fastdarts.cli.console import console
     from fastdarts.cli.targets import read_target
 
+    for name, path in (("svg", svg), ("png", png)):
+        if path is not None and path.suffix.lower() != f".{name}":
+            raise UserError(f"--{name} {path}", f"a file named .{name}", "it would hold what its name does not say")
     chosen = read_target(target)
-    if report and (chosen.run is None or chosen.run.config["kind"] != "search"):
+    searched = chosen.search
+    if report and searched is None:
         raise UserError(f"{target!r} is no search", "the run folder of a search with --report")
     if chosen.note:
-        _progress(as_json).note(chosen.note)
+        _progress().note(chosen.note)
     result: dict[str, Any] = {"text": chosen.genotype.text()}
     if svg is not None:
         result["svg"] = str(reporting.write_svg(chosen.genotype, svg))
     if png is not None:
         result["png"] = str(reporting.draw_png(chosen.genotype, png))
-    if report:
-        result["report"] = str(reporting.write_report(chosen.run.path))
+    if report and searched is not None:
+        result["report"] = str(reporting.write_report(searched.path))
     if as_json:
         result["genotype"] = chosen.genotype.to_json()
     else:
@@ -279,25 +270,7 @@ def show(
 app.command(epilog="Example: fastdarts methods gdas")(methods.methods)
 app.command(epilog="Example: fastdarts plan --data cifar10 --method pc-darts --budget 11GB")(plan.plan)
 app.command(epilog="Example: fastdarts tabulate --space mine.json --seeds 0,1,2 --jobs 4")(tabulate.tabulate)
-
-
-@app.command()
-def doctor(as_json: options.AsJson = False) -> None:
-    """Say which backends are live, which are not and why, and what the machine has."""
-    from fastdarts import _doctor
-
-    facts = _doctor.report()
-    if as_json:
-        typer.echo(json.dumps(_doctor.as_dict(facts), indent=2))
-        return
-    section = ""
-    for fact in facts:
-        if fact.section != section:
-            section = fact.section
-            typer.echo(section)
-        value = ", ".join(fact.value) if isinstance(fact.value, list) else fact.value
-        note = f"  ({fact.note})" if fact.note else ""
-        typer.echo(f"  {' ' if fact.ok else '!'} {fact.name:<22} {'none' if value in (None, '') else value}{note}")
+app.command()(doctor.doctor)
 
 
 def _new_run(what: str) -> Path:
@@ -314,7 +287,7 @@ def _check_resumption(context: typer.Context) -> None:
     typed = {"settings": "--set", "target": "a genotype"}
     for name in context.params:
         source = context.get_parameter_source(name)
-        if name in ("resume", "previous", "as_json", "jobs") or source is None:
+        if name in ("resume", "previous", "as_json", "jobs", "yes") or source is None:
             continue
         if source.name == "COMMANDLINE":
             raise UserError(
@@ -324,10 +297,11 @@ def _check_resumption(context: typer.Context) -> None:
             )
 
 
-def _progress(quiet: bool) -> Any:
+def _progress() -> Any:
+    """On standard error, with --json too: standard output is the result's alone."""
     from fastdarts.cli.console import console, make_progress
 
-    return make_progress(console(), quiet)
+    return make_progress(console())
 
 
 def _command() -> str:
@@ -335,7 +309,7 @@ def _command() -> str:
 
 
 def main() -> None:
-    """Run the command line; bad input is one line on standard error and exit code 2."""
+    """Run the command line; bad input is one line on standard error and exit code 2, divergence one and 1."""
     # Before torch is imported: how long its threads (GNU OpenMP) spin before they sleep. Spinning, two of them keep the
     # cores from each other as soon as another process wants one: a digits step on two threads takes 0.7 s alone, with
     # either setting, and beside one busy process 2.4 s with OpenMP's own and 1.9 s with this one.
@@ -360,6 +334,9 @@ def main() -> None:
         if message:
             typer.echo(message if no_command else f"fastdarts: {message}; see fastdarts --help", err=True)
         code = 2
+    except Diverged as error:
+        typer.echo(f"fastdarts: {error}", err=True)
+        code = 1
     except Interrupted as stop:
         typer.echo(f"fastdarts: {stop}; continue with: {_how_to_continue(stop.path)}", err=True)
         code = 130

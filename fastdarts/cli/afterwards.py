@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from fastdarts import evaluate
+from fastdarts.cli.settings import trained_after
+from fastdarts.errors import Diverged
 from fastdarts.report import draw_png, write_report, write_svg
 from fastdarts.runs import RunFolder
 from fastdarts.search import Progress, SearchResult
@@ -25,11 +27,17 @@ def finish_run(result: SearchResult, progress: Progress, *, after: Mapping[str, 
         after: what to do; None for what its run folder says.
 
     Returns:
-        What the command prints: genotype, accuracies, comparison, report.
+        What the command prints: genotype, accuracies, comparison, report; ``diverged`` where a training did.
     """
     with stoppable(result.path):
         with RunFolder.open(result.path) as folder:
-            summary = _evaluate(result, folder, progress, after)
+            summary: dict[str, Any] = {"genotype": result.genotype.text(), "valid_accuracy": result.valid_accuracy}
+            try:
+                summary |= _evaluate(result, folder, progress, after)
+            except Diverged as error:
+                # The search is a result all the same, with its drawing and its report.
+                progress.note(str(error))
+                summary["diverged"] = {error.path.name: error.what}
         write_svg(result.genotype, result.path / "genotype.svg")
         draw_png(result.genotype, result.path / "genotype.png")
         report = write_report(result.path)
@@ -40,11 +48,8 @@ def _evaluate(
     result: SearchResult, folder: RunFolder, progress: Progress, after: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     after, config = folder.config.get("after", {}) if after is None else after, folder.config["config"]
-    summary: dict[str, Any] = {"genotype": result.genotype.text(), "valid_accuracy": result.valid_accuracy}
-    named = {name: config[name] for name in ("data", "data_root", "device", "backend")}
-    if after.get("retrain_epochs"):
-        named["epochs"] = after["retrain_epochs"]
-    settings = evaluate.budget(found=result.genotype, **named)
+    summary: dict[str, Any] = {}
+    settings = trained_after(after, config, result.genotype)
     if after.get("random_cells"):
         arguments: dict[str, Any] = {"search_space": Space.from_json(folder.config["space"]), "settings": settings}
         arguments["random_cells"] = after["random_cells"]
@@ -56,6 +61,7 @@ def _evaluate(
         summary |= {"test_accuracy": comparison["found"]["mean"], "random_mean": comparison["random_mean"]}
         summary |= {"random_std": comparison["random_std"], "random_interval95": comparison["interval95"]}
         summary["beaten_by"] = comparison["beaten_by"]
+        summary |= {"diverged": comparison["diverged"]} if "diverged" in comparison else {}
     elif after.get("retrain_epochs"):
         chosen = evaluate.RetrainConfig(genotype=result.genotype.text(), **settings)
         trained = evaluate.retrain_once(chosen, folder.path / "retrain", progress=progress)

@@ -27,10 +27,8 @@ def console() -> Console:
     return Console(stderr=True, highlight=False, markup=False)
 
 
-def make_progress(out: Console, quiet: bool = False) -> Watcher:
-    """The progress that fits ``out``: a bar in a terminal, a line an epoch elsewhere, nothing if ``quiet``."""
-    if quiet:
-        return Watcher()
+def make_progress(out: Console) -> Watcher:
+    """The progress that fits ``out``: a bar in a terminal, a line an epoch elsewhere."""
     return TerminalProgress(out) if out.is_terminal else LineProgress(out)
 
 

@@ -23,12 +23,20 @@ class Target:
         name: what to call it in a path.
         run: the folder it came from.
         note: why this is not the genotype that a search ends with; empty where it is.
+        epoch: of the file of an epoch that was named, from 0; None where the run itself was.
     """
 
     genotype: Genotype
     name: str
     run: RunFolder | None = None
     note: str = ""
+    epoch: int | None = None
+
+    @property
+    def search(self) -> RunFolder | None:
+        """The search that this is the answer of, if it is one's."""
+        whole = self.run is not None and self.epoch is None and self.run.config["kind"] == "search"
+        return self.run if whole else None
 
     def space(self) -> Space | None:
         """The space the genotype was searched in, if it came from a run."""
@@ -38,7 +46,7 @@ class Target:
         """Where its comparisons are kept when no folder is named."""
         if self.run is None or self.run.config.get("kind") == "compare":
             return Path("runs") / f"compare-{self.name}"
-        return self.run.path / "compare"
+        return self.run.path / ("compare" if self.epoch is None else f"compare-epoch-{self.epoch:04d}")
 
 
 def read_space(text: str) -> Space:
@@ -65,7 +73,7 @@ def read_target(text: str | None) -> Target:
     if path.is_dir():
         return _read_run(path)
     if path.is_file():
-        return Target(_read_file(path), path.stem)
+        return _read_epoch(path) or Target(_read_file(path), path.stem)
     file, _, which = text.rpartition(":")
     if file and Path(file).is_file():
         return Target(parse_genotype(_read_text(Path(file)), which), f"{Path(file).stem}-{which}")
@@ -102,6 +110,20 @@ def _read_run(path: Path) -> Target:
     newest = folder.read_json(f"epochs/{epochs[-1].name}")
     note = f"{path} is not finished; its newest genotype is that of epoch {newest['epoch'] + 1}"
     return Target(Genotype.from_json(newest["genotype"]), path.name, folder, note)
+
+
+def _read_epoch(path: Path) -> Target | None:
+    """The genotype after an epoch, which the collapse alarm names by its file; None for any other file."""
+    run = path.absolute().parent.parent
+    if path.suffix != ".json" or path.absolute().parent.name != "epochs" or not (run / "config.json").is_file():
+        return None
+    folder = RunFolder.open(run)
+    data = folder.read_json(f"epochs/{path.name}")
+    if not isinstance(data, dict) or not isinstance(data.get("epoch"), int):
+        raise UserError(f"{path} is no epoch of a search", "a file as a search writes it")
+    return Target(
+        Genotype.from_json(data.get("genotype")), f"{run.name}-epoch-{data['epoch']:04d}", folder, epoch=data["epoch"]
+    )
 
 
 def _read_file(path: Path) -> Genotype:

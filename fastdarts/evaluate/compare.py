@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from fastdarts._backend import use_backend
-from fastdarts.errors import UserError
+from fastdarts.errors import Diverged, UserError
 from fastdarts.evaluate.folders import continued, free_folder
 from fastdarts.evaluate.retrain import RetrainConfig, RetrainJob, Sets, begun, images_of, retrain_once
 from fastdarts.search.interrupt import stoppable
 from fastdarts.search.progress import Progress
 from fastdarts.spaces import Genotype, Space, random_genotype
 
-__all__ = ["compare", "comparison_folder", "statistics"]
+__all__ = ["compare", "comparison_folder", "left_to_train", "statistics"]
 
 
 def compare(
@@ -50,10 +50,12 @@ def compare(
         command: how it was started, for the record.
 
     Returns:
-        The record that is also written to ``comparison.json``: see :func:`statistics`.
+        The record that is also written to ``comparison.json``: see :func:`statistics`. A random genotype whose training
+        diverged is not in it; ``diverged``, there only then, says of such trainings by name what happened.
 
     Raises:
         UserError: for bad arguments, before anything is written, or a folder begun with other ones.
+        Diverged: where the found genotype's training diverged, or too many to leave 2 random ones.
         Interrupted: on SIGINT or SIGTERM.
     """
     names, configs = _trainings(found, search_space, settings, random_cells, seeds)
@@ -65,17 +67,36 @@ def compare(
             RetrainJob(first, images_of(first, sets))
     told = {"differs": "another genotype, space, seed or budget", "expected": "the arguments that began it"}
     with continued(root, record, first, progress, **told) as folder, stoppable(root):
-        results = {
-            name: retrain_once(config, folder.path / "trainings" / name, sets=sets, progress=progress)
-            for name, config in configs.items()
-        }
-        grouped = [[results[f"{name}-seed{seed}"] for seed in seeds] for name in names]
-        comparison = statistics(grouped[0], grouped[1:])
+        results, diverged = _train(configs, folder.path / "trainings", sets, progress)
+        grouped = [[results.get(f"{name}-seed{seed}") for seed in seeds] for name in names]
+        kept = [index for index, each in enumerate(grouped[1:]) if None not in each]
+        if len(kept) < 2:
+            raise Diverged(root, f"{random_cells - len(kept)} of {random_cells} random cells, and 2 are needed")
+        comparison = statistics(grouped[0], [grouped[1 + index] for index in kept])
+        for each, index in zip(comparison["random"], kept, strict=True):
+            each["index"] = index
+        comparison |= {"diverged": diverged} if diverged else {}
         comparison |= {"seeds": list(seeds), "dataset": first.data, "space": search_space.name}
-        kept = ("epochs", "channels", "layers", "batch_size")
-        comparison["budget"] = {key: getattr(first, key) for key in kept}
+        size = ("epochs", "channels", "layers", "batch_size")
+        comparison["budget"] = {key: getattr(first, key) for key in size}
         folder.write_json("comparison.json", comparison)
     return comparison
+
+
+def _train(
+    configs: Mapping[str, RetrainConfig], root: Path, sets: Sets | None, progress: Progress
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The results of all trainings by name, and what happened to those that diverged; the found one's may not."""
+    results, diverged = {}, {}
+    for name, config in configs.items():
+        try:
+            results[name] = retrain_once(config, root / name, sets=sets, progress=progress)
+        except Diverged as error:
+            if name.startswith("found"):
+                raise
+            diverged[name] = error.what
+            progress.note(f"{error}; the comparison leaves that cell out")
+    return results, diverged
 
 
 def comparison_folder(
@@ -98,6 +119,28 @@ def comparison_folder(
     """
     record = _record(search_space, _trainings(found, search_space, settings, random_cells, seeds)[1])
     return free_folder(base, record)
+
+
+def left_to_train(
+    path: Path,
+    found: Genotype,
+    *,
+    search_space: Space,
+    settings: Mapping[str, Any],
+    random_cells: int = 5,
+    seeds: Sequence[int] = (0,),
+) -> list[RetrainConfig]:
+    """The trainings of a comparison in ``path`` that are not finished, the found genotype's first.
+
+    Args:
+        path: its folder, there or not.
+        found, search_space, settings, random_cells, seeds: as for :func:`compare`.
+
+    Raises:
+        UserError: for arguments that :func:`compare` refuses too.
+    """
+    configs = _trainings(found, search_space, settings, random_cells, seeds)[1]
+    return [each for name, each in configs.items() if not (path / "trainings" / name / "retrain.json").exists()]
 
 
 def _trainings(

@@ -19,6 +19,7 @@ from fastdarts.errors import UserError
 from fastdarts.nn import DerivedNetwork
 from fastdarts.runs import Checkpoint, RunFolder
 from fastdarts.search.config import check_fields, config_from_json
+from fastdarts.search.divergence import WORST, check_losses
 from fastdarts.search.environment import (
     describe_environment,
     reopened,
@@ -174,6 +175,7 @@ def retrain(
 
     Raises:
         UserError: for a bad configuration, before anything is written.
+        Diverged: where the losses say that there is no result (:mod:`fastdarts.search.divergence`).
         Interrupted: on SIGINT or SIGTERM; continue with :func:`continue_retrain`.
     """
     with use_backend(config.backend):
@@ -212,7 +214,7 @@ def retrain_once(
         path: the run folder, there or not.
 
     Raises:
-        UserError, Interrupted: as :func:`retrain` and :func:`continue_retrain` do.
+        UserError, Diverged, Interrupted: as :func:`retrain` and :func:`continue_retrain` do.
     """
     if not begun(path):
         return retrain(config, path, sets=sets, progress=progress)
@@ -308,6 +310,7 @@ class RetrainJob:
                 )
                 test_loss, test_accuracy = evaluate(self.model, test.once())
             history = [record for record in folder.metrics() if record["kind"] == "epoch"]
+            check_losses(history[-1] | {"test_loss": test_loss}, folder.path, worst=WORST)
             body = (weight.numel() for name, weight in self.model.named_parameters() if "auxiliary" not in name)
             kept = ("seed", "epochs", "channels", "layers", "batch_size", "data")
             result = {

@@ -13,7 +13,7 @@ import torch
 
 from fastdarts._backend import use_backend
 from fastdarts.data import ImageSet, load_images, split_levels
-from fastdarts.errors import UserError
+from fastdarts.errors import Diverged, UserError
 from fastdarts.evaluate.retrain import RetrainConfig, RetrainJob, Sets, budget
 from fastdarts.evaluate.tasks import Task, run_tasks
 from fastdarts.runs import RunFolder
@@ -86,10 +86,12 @@ def search_many(
         ``valid_accuracy`` [fractions; the supernet's and the trained network's on the architecture level's images],
         ``parameters`` and the run folders ``search`` and ``training``, relative to ``path``; ``selection``, the
         trainings' budget; and ``images``, how many train and how many judge. The best one's genotype is also in
-        ``genotype.json`` and ``genotype.txt``.
+        ``genotype.json`` and ``genotype.txt``. A search that diverged, or whose training did, is not in ``searches``;
+        ``diverged``, there only then, says by its name what happened.
 
     Raises:
         UserError: for bad arguments, before anything is written.
+        Diverged: where no search is left.
         Interrupted: on SIGINT or SIGTERM; continue with :func:`continue_many`.
 
     Source: Liu et al. 2019 (DARTS), section 3.2 (four seeds); Zela et al. 2020 (RobustDARTS), section 5 (a grid of
@@ -222,16 +224,24 @@ class _Many:
         ]
         searched = run_tasks(tasks, jobs=jobs, progress=progress)
         trainings: dict[str, Task] = {}
-        for name, result in zip(self.configs, searched, strict=True):
+        diverged = {
+            name: each["diverged"] for name, each in zip(self.configs, searched, strict=True) if "diverged" in each
+        }
+        found = {name: each for name, each in zip(self.configs, searched, strict=True) if name not in diverged}
+        for name, result in found.items():
             config = self._trained(Genotype.from_json(result["genotype"]))
             # The first search that found a network gives its training the name.
             trainings.setdefault(result["text"], Task(root / "selection" / name, config, images=self.levels))
         trained = dict(zip(trainings, run_tasks(list(trainings.values()), jobs=jobs, progress=progress), strict=True))
         entries: dict[str, dict[str, Any]] = {}
-        for (name, varied), result in zip(_varied(self.configs).items(), searched, strict=True):
+        varied = _varied(self.configs)
+        for name, result in found.items():
             text = result["text"]
+            if "diverged" in trained[text]:
+                diverged[name] = f"the training of what it found: {trained[text]['diverged']}"
+                continue
             entries[name] = {
-                "varied": varied,
+                "varied": varied[name],
                 "text": text,
                 "epochs": result["epochs"],
                 "seconds": result["seconds"],
@@ -242,11 +252,14 @@ class _Many:
                 "search": f"searches/{name}",
                 "training": str(trainings[text].path.relative_to(root)),
             }
+        if not entries:
+            raise Diverged(root, f"all {len(diverged)} searches")
         best = max(entries, key=lambda name: entries[name]["valid_accuracy"])
         images = [len(each) for each in self.levels]
         trained_as = next(iter(trainings.values())).config
         settings = {key: getattr(trained_as, key) for key in ("epochs", "channels", "layers", "batch_size", "seed")}
-        return {"best": best, "searches": entries, "selection": settings, "images": images}
+        record = {"best": best, "searches": entries, "selection": settings, "images": images}
+        return record | ({"diverged": diverged} if diverged else {})
 
     def _trained(self, genotype: Genotype) -> RetrainConfig:
         settings = {**self.selection, "data": "custom", "data_root": None, "seed": self.first.seed}

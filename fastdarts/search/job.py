@@ -11,13 +11,16 @@ import torch
 from torch import Tensor
 
 from fastdarts.data import Augmentation, Batches, ImageSet, split_levels
+from fastdarts.errors import UserError
 from fastdarts.nn import Supernet
 from fastdarts.runs import Checkpoint, RunFolder
 from fastdarts.search.choices import Action, Begin, EpochEnd, Finished, Rewire, Rollback, Stage, Stop
 from fastdarts.search.config import SearchConfig
 from fastdarts.search.curvature import measure
+from fastdarts.search.divergence import WORST, check_losses
 from fastdarts.search.environment import reproducible, resolve_device, seed_everything
 from fastdarts.search.figures import check_batch, count_parameters, entropy
+from fastdarts.search.foresight import few_steps, missing_classes
 from fastdarts.search.graph import new_recorder, new_step
 from fastdarts.search.interrupt import stoppable
 from fastdarts.search.methods import compose
@@ -78,6 +81,8 @@ class SearchJob:
         weight_level, arch_level = split_levels(len(images.labels), config.train_portion, config.seed)
         if config.one_level:
             weight_level = torch.cat([weight_level, arch_level])
+        levels = {"weight": weight_level, "architecture": arch_level}
+        self._missing = missing_classes(images.labels, levels)
         augmentation = Augmentation(config.crop, config.flip, config.cutout)
 
         def batches(indices: Tensor, stream: int) -> Batches:
@@ -112,12 +117,27 @@ class SearchJob:
             with reproducible(self.device, self.config.threads):
                 self.folder, self.progress = folder, progress
                 self._connect()
+                if checkpoint is None:
+                    self._foresee()
                 run_job(self, folder, progress=progress, checkpoint=checkpoint, save_every=self.config.save_every)
                 result = self._result(folder)
             folder.write_json("genotype.json", result.genotype.to_json())
             folder.write_text("genotype.txt", result.genotype.text() + "\n")
             folder.write_json("result.json", result.to_json())
         return result
+
+    def _foresee(self) -> None:
+        """Tell what can be known already."""
+        config, cells = self.config, [self.stage.space.cell(key, self.stage.layers) for key in self.model.arch.alphas]
+        steps = (self.stage.epochs - config.arch_start_epoch) * self.steps if self.choices.relaxation.learns else 0
+        for line in (few_steps(config.arch_lr, steps, max(cell.width for cell in cells)), self._missing):
+            if line:
+                self.progress.note(line)
+
+    def rehearse(self) -> None:
+        """Make ready for steps outside of a run, which measure what one takes; this job cannot run afterwards."""
+        self.progress = Progress()
+        self._connect()
 
     def begin_epoch(self, epoch: int) -> None:
         at = epoch - self.stage.start
@@ -184,6 +204,7 @@ class SearchJob:
     def _build(self, stage: Stage) -> None:
         """The stage's supernet and optimisers, drawn from torch's generator."""
         config, self.stage = self.config, stage
+        _check_cells(stage)
         self.model = Supernet(
             stage.space,
             channels=config.channels,
@@ -270,6 +291,7 @@ class SearchJob:
 
     def _result(self, folder: RunFolder) -> SearchResult:
         records = [record for record in folder.metrics() if record["kind"] == "epoch"]
+        check_losses(records[-1], folder.path, worst=WORST)
         answers = [guard.answer() for guard in self.choices.guards]
         answer = next((epoch for epoch in answers if epoch is not None), records[-1]["epoch"])
         record = next(each for each in records if each["epoch"] == answer)
@@ -311,3 +333,14 @@ class SearchJob:
             "edge_weights": listed(edge_weights) if edge_weights is not None else None,
             "edges": edges,
         }
+
+
+def _check_cells(stage: Stage) -> None:
+    """Refuse a network without a cell of some type: its alphas would stay as they were drawn, and be read as found."""
+    absent = [key for key in stage.space.arch_keys(stage.layers) if key not in stage.space.keys(stage.layers)]
+    if absent:
+        raise UserError(
+            f"a network of {stage.layers} cells has no {absent[0]} cell, whose operators would never be searched",
+            "at least 3 layers",
+            "layers 1/3 and 2/3 down the network are reduction cells",
+        )

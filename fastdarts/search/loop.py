@@ -46,6 +46,7 @@ def search(
 
     Raises:
         UserError: for a bad configuration or data set, before anything is written.
+        Diverged: where the losses say that there is no result (:mod:`fastdarts.search.divergence`).
         Interrupted: on SIGINT or SIGTERM; continue with :func:`resume`.
     """
     if search_space is not None:

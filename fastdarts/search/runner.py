@@ -20,6 +20,7 @@ from torch import Tensor
 
 from fastdarts.errors import Interrupted
 from fastdarts.runs import Checkpoint, RunFolder, generators_state, restore_generators
+from fastdarts.search.divergence import check_losses
 from fastdarts.search.environment import note_environment
 from fastdarts.search.interrupt import Stop, stop_on_signal
 from fastdarts.search.progress import Progress
@@ -167,6 +168,7 @@ def run_job(
         save_every: epochs between checkpoints; on a GPU more, where saving would take over a fortieth of the time.
 
     Raises:
+        Diverged: after an epoch with a loss that is not finite, of which nothing is recorded.
         Interrupted: on SIGINT or SIGTERM, after the step under way was finished and saved.
     """
     progress = progress or Progress()
@@ -221,7 +223,10 @@ def _one_epoch(job: Job, folder: RunFolder, at: _Position, progress: Progress, s
     at.spend(clock.lap())
     step = (at.epoch + 1) * job.steps
     record = {"kind": "epoch", "epoch": at.epoch, "step": step}
+    # Before the epoch's end, which would derive a genotype from what diverged.
+    check_losses(record | at.means(), folder.path)
     record |= job.end_epoch(at.epoch, step, at.means(), folder)
+    check_losses(record, folder.path)
     at.elapsed += clock.lap()
     record |= {"step_ms": at.step_ms(), "peak_bytes": peak_bytes(job.device), "elapsed_s": round(at.elapsed, 3)}
     folder.log(record)
