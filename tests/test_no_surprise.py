@@ -99,7 +99,7 @@ def test_a_terminal_is_asked_before_long_work_and_nobody_else(
 def test_estimates_are_of_what_is_done_and_change_nothing(tmp_path: Path) -> None:
     config, images = tiny.config(), tiny.images()
     search(config, tmp_path / "alone", train_set=images, search_space=tiny.SPACE)
-    (found,) = estimate_searches([config, tiny.config(seed=5)], search_space=tiny.SPACE, train_set=images)
+    (found,) = estimate_searches([config, tiny.config(seed=5, lr=0.1)], search_space=tiny.SPACE, train_set=images)
     assert (found.what, found.count, found.epochs, found.steps) == ("search", 2, 2, 3)
     search(config, tmp_path / "after", train_set=images, search_space=tiny.SPACE)
     tiny.assert_same_run(tmp_path / "alone", tmp_path / "after")

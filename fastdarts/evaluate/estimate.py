@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -59,14 +60,16 @@ def estimate_searches(
     """Measure two steps of a search of each method, of those that the configurations have.
 
     Args:
-        configs: the searches; those of one method and size are measured once.
+        configs: the searches; those that differ in seed and rates only are measured once.
         search_space, train_set: as for :func:`fastdarts.search.search`.
 
     Raises:
         UserError: for settings or data that do not fit, as the search itself would.
     """
     found = []
-    for same in _alike(configs, ("seed",)):
+    # A learning rate or a weight decay costs what another one does.
+    rates = [field.name for field in dataclasses.fields(SearchConfig) if field.type == "float"]
+    for same in _alike(configs, ("seed", *rates)):
         config = same[0]
         with use_backend(config.backend):
             images = load_images(config.data, config.data_root)[0] if train_set is None else train_set
