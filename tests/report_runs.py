@@ -95,6 +95,7 @@ def comparison_of(found: float, others: list[float], text: str = "Genotype(...)"
         "seeds": [0],
         "budget": {"epochs": 15, "channels": 8, "layers": 4, "batch_size": 64},
         "dataset": "digits",
+        "test_images": 360,
     }
 
 
@@ -113,6 +114,8 @@ def make_run(
     settings |= {"channels": 8, "layers": layers, "arch_start_epoch": 1, "weight_decay": 3e-4, "data_root": None}
     record = {"kind": "search", "config": settings | config, "command": "fastdarts search --seed 7"}
     record |= {"environment": {"fastdarts": "0.1.0", "torch": "2.13.0"}, "space": searched.to_json()}
+    origin = {"started": "2026-11-30T18:40:24+00:00", "processor": "A processor", "cores": 2, "system": "Linux 6.1"}
+    record["origin"] = origin | {"commit": "c23990a6ef19"}
     drift, files = random.Random(3), []
     with RunFolder.create(path, record) as run:
         for epoch in range(epochs):

@@ -85,12 +85,13 @@ def search(
     """Search for an architecture; ends with a genotype, its test accuracy, and a report."""
     from fastdarts import search as searching
     from fastdarts.cli.afterwards import finish_run
+    from fastdarts.cli.outcome import print_search
     from fastdarts.cli.settings import absolute, configured, plan_after, read_integers
 
     progress = _progress(as_json)
     _check_resumption(context)
     if resume is not None and several.holds_several(resume):
-        print_result(several.continue_several(resume, previous=previous, jobs=jobs, progress=progress), as_json)
+        print_search(several.continue_several(resume, previous=previous, jobs=jobs, progress=progress), as_json)
         return
     if searches == 1 and not grid:
         several.check_single(context)
@@ -110,15 +111,9 @@ def search(
         named |= {"memory": memory, "graph": graph, "check_hypergradient": read_integers(check_hypergradient)}
         path = run or _new_run(f"{method}-{data}")
         if searches != 1 or grid:
-            more: dict[str, Any] = {
-                "searches": searches,
-                "grid": grid,
-                "select_epochs": select_epochs,
-                "jobs": jobs,
-                "after": after,
-            }
-            more |= {"run": path, "progress": progress, "command": _command()}
-            print_result(several.search_several(method, data, space, named, settings, **more), as_json)
+            more: dict[str, Any] = {"searches": searches, "grid": grid, "select_epochs": select_epochs, "jobs": jobs}
+            more |= {"after": after, "run": path, "progress": progress, "command": _command()}
+            print_search(several.search_several(method, data, space, named, settings, **more), as_json)
             return
         config, chosen_space = configured(method, data, space, named, settings)
         result = searching.search(
@@ -129,7 +124,7 @@ def search(
             command=_command(),
             after=after,
         )
-    print_result(finish_run(result, progress), as_json)
+    print_search(finish_run(result, progress), as_json)
 
 
 @app.command(epilog="Examples: fastdarts retrain runs/mine | fastdarts retrain DARTS_V2 --data cifar10 --root ~/data")
@@ -209,6 +204,7 @@ def compare(
     """
     from fastdarts import evaluate
     from fastdarts.cli.afterwards import record_comparison
+    from fastdarts.cli.outcome import print_comparison
     from fastdarts.cli.settings import absolute, read_integers, retraining
     from fastdarts.cli.targets import read_space, read_target
 
@@ -236,12 +232,11 @@ def compare(
         "seeds": read_integers(seeds or "0"),
     }
     path = run or evaluate.comparison_folder(chosen.comparisons(), chosen.genotype, **arguments)
-    result = evaluate.compare(chosen.genotype, path, **arguments, progress=_progress(as_json), command=_command())
-    summary = {key: value for key, value in result.items() if key not in ("random", "found")}
-    summary |= {"found_accuracy": result["found"]["mean"], "path": str(path)}
-    if chosen.run is not None and chosen.run.config["kind"] == "search":
-        summary["report"] = str(record_comparison(chosen.run.path, result))
-    print_result(summary, as_json)
+    progress = _progress(as_json)
+    result = evaluate.compare(chosen.genotype, path, **arguments, progress=progress, command=_command())
+    searched = chosen.run if chosen.run is not None and chosen.run.config["kind"] == "search" else None
+    report = record_comparison(searched.path, result, progress) if searched is not None else None
+    print_comparison(result, path, report, as_json)
 
 
 @app.command(epilog="Examples: fastdarts show PC_DARTS_cifar | fastdarts show runs/mine --png cell.png")

@@ -13,6 +13,7 @@ from fastdarts._backend import use_backend
 from fastdarts.errors import UserError
 from fastdarts.evaluate.folders import continued, free_folder
 from fastdarts.evaluate.retrain import RetrainConfig, RetrainJob, Sets, begun, images_of, retrain_once
+from fastdarts.report.intervals import logit_interval
 from fastdarts.search.interrupt import stoppable
 from fastdarts.search.progress import Progress
 from fastdarts.spaces import Genotype, Space, random_genotype
@@ -72,6 +73,8 @@ def compare(
         grouped = [[results[f"{name}-seed{seed}"] for seed in seeds] for name in names]
         comparison = statistics(grouped[0], grouped[1:])
         comparison |= {"seeds": list(seeds), "dataset": first.data, "space": search_space.name}
+        # Trainings of before it was recorded have none.
+        comparison["test_images"] = grouped[0][0].get("test_images")
         kept = ("epochs", "channels", "layers", "batch_size")
         comparison["budget"] = {key: getattr(first, key) for key in kept}
         folder.write_json("comparison.json", comparison)
@@ -142,9 +145,10 @@ def statistics(found: Sequence[Mapping[str, Any]], randoms: Sequence[Sequence[Ma
         randoms: the same for each random genotype.
 
     Returns:
-        ``random_mean`` and ``random_std`` (over genotypes, n - 1) of the test accuracy, ``interval95`` (Student's
-        t, of the mean), ``beaten_by`` (share of random genotypes whose mean is above the found one's) with its
-        exact 95% interval ``beaten_by95`` (Clopper and Pearson 1934), and the single results.
+        ``random_mean`` and ``random_std`` (over genotypes, n - 1) of the test accuracy, ``interval95`` of that mean
+        (:func:`fastdarts.report.intervals.logit_interval`, within 0 and 1), ``random_parameters`` (their mean),
+        ``beaten_by`` (share of random genotypes whose mean is above the found one's) with its exact 95% interval
+        ``beaten_by95`` (Clopper and Pearson 1934), and the single results.
     """
     from scipy import stats
 
@@ -162,7 +166,6 @@ def statistics(found: Sequence[Mapping[str, Any]], randoms: Sequence[Sequence[Ma
     count = len(means)
     mean = math.fsum(means) / count
     std = math.sqrt(math.fsum((each - mean) ** 2 for each in means) / (count - 1))
-    half = float(stats.t.ppf(0.975, count - 1)) * std / math.sqrt(count)
     better = sum(each > chosen["mean"] for each in means)
     exact = stats.binomtest(better, count).proportion_ci(0.95, "exact")
     return {
@@ -170,7 +173,8 @@ def statistics(found: Sequence[Mapping[str, Any]], randoms: Sequence[Sequence[Ma
         "random": others,
         "random_mean": mean,
         "random_std": std,
-        "interval95": [mean - half, mean + half],
+        "random_parameters": math.fsum(each["parameters"] for each in others) / count,
+        "interval95": list(logit_interval(means)),
         "beaten_by": better / count,
         "beaten_by95": [float(exact.low), float(exact.high)],
     }

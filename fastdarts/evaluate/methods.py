@@ -236,7 +236,11 @@ def _run(plan: _Plan, root: Path, sets: Sets | None, jobs: int, progress: Progre
             "searches": [str(tasks[key].path.relative_to(root)) if key in tasks else None for key in keys],
             "trainings": [str(paths[key].relative_to(root)) for key in keys],
         }
-    return _heading(plan, configs[RANDOM, plan.seeds[0]]) | {"methods": described}
+    images = {each.get("test_images") for each in results.values()}
+    heading = _heading(plan, configs[RANDOM, plan.seeds[0]]) | {
+        "test_images": images.pop() if len(images) == 1 else None
+    }
+    return heading | {"methods": described}
 
 
 def _heading(plan: _Plan, config: RetrainConfig) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from fastdarts.search.environment import (
 )
 from fastdarts.search.figures import check_batch, evaluate
 from fastdarts.search.interrupt import stoppable
+from fastdarts.search.origin import describe_origin
 from fastdarts.search.progress import Progress
 from fastdarts.search.runner import run_job
 from fastdarts.search.schedule import cosine
@@ -179,7 +180,7 @@ def retrain(
     with use_backend(config.backend):
         job = RetrainJob(config, images_of(config, sets))
         record = {"kind": "retrain", "config": dataclasses.asdict(config), "command": command}
-        record["environment"] = describe_environment(job.device, config.threads)
+        record |= {"environment": describe_environment(job.device, config.threads), "origin": describe_origin()}
         with RunFolder.create(path, record) as folder:
             return job.run(folder, progress or Progress())
 
@@ -315,6 +316,7 @@ class RetrainJob:
                 "text": self.genotype.text(),
                 "test_accuracy": test_accuracy,
                 "test_loss": test_loss,
+                "test_images": len(self.test_set.labels),
                 "parameters": sum(body),
                 "history": [{key: each[key] for key in ("epoch", "train_loss", "train_accuracy")} for each in history],
                 "seconds": history[-1]["elapsed_s"],

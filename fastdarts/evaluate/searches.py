@@ -21,6 +21,7 @@ from fastdarts.search.config import SearchConfig
 from fastdarts.search.environment import describe_environment, note_environment, resolve_device
 from fastdarts.search.interrupt import stoppable
 from fastdarts.search.job import SearchJob, SearchResult
+from fastdarts.search.origin import describe_origin
 from fastdarts.search.progress import Progress
 from fastdarts.spaces import Genotype, Space, random_genotype, space
 
@@ -99,7 +100,8 @@ def search_many(
     with use_backend(first.backend):
         job = _Many(configs, search_space, train_set, selection)
         record = job.record() | {"command": command, "after": dict(after or {})}
-        record["environment"] = describe_environment(resolve_device(first.device), first.threads)
+        environment = describe_environment(resolve_device(first.device), first.threads)
+        record |= {"environment": environment, "origin": describe_origin()}
         with RunFolder.create(path, record) as folder:
             return job.run(folder, jobs, progress or Progress())
 

@@ -14,6 +14,7 @@ from fastdarts.runs import RunFolder
 from fastdarts.search.config import SearchConfig
 from fastdarts.search.environment import describe_environment, reopened
 from fastdarts.search.job import SearchJob, SearchResult
+from fastdarts.search.origin import describe_origin
 from fastdarts.search.progress import Progress
 from fastdarts.spaces import Space
 
@@ -53,6 +54,7 @@ def search(
     with use_backend(config.backend):
         job = SearchJob(config, _train_set(config, train_set), search_space)
         record = {"kind": "search", "config": config.to_json(), "command": command, "after": dict(after or {})}
+        record["origin"] = describe_origin()
         record |= {"environment": describe_environment(job.device, config.threads), "space": job.space.to_json()}
         with RunFolder.create(path, record) as folder:
             return job.run(folder, progress or Progress())
