@@ -1,4 +1,4 @@
-"""The command line: `fastdarts search | retrain | compare | show | methods | plan | tabulate | doctor`."""
+"""The command line: `fastdarts search | retrain | compare | show | runs | methods | plan | tabulate | doctor`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from fastdarts import __version__
-from fastdarts.cli import methods, options, plan, tabulate
+from fastdarts.cli import methods, options, plan, runs, tabulate
 from fastdarts.cli import searches as several
 from fastdarts.cli.printing import print_result
 from fastdarts.errors import Interrupted, UserError
@@ -179,6 +179,7 @@ def retrain(
 def compare(
     context: typer.Context,
     target: options.Target = None,
+    other: runs.Other = None,
     methods: several.Methods = "",
     random_cells: options.RandomCells = 5,
     seeds: several.Seeds = "",
@@ -197,7 +198,7 @@ def compare(
     backend: options.Backend = "auto",
     as_json: options.AsJson = False,
 ) -> None:
-    """Set a genotype, or what search methods find, beside random cells of the space: same budget, same seeds.
+    """Set a genotype, or what search methods find, beside random cells of the space; or two runs side by side.
 
     Without --run it is kept inside the run folder, or in runs/compare-TARGET or runs/compare-methods-DATA, beside those
     with other settings. The same call again continues it; with --methods, more methods or seeds add to it.
@@ -208,6 +209,9 @@ def compare(
     from fastdarts.cli.settings import absolute, read_integers, retraining
     from fastdarts.cli.targets import read_space, read_target
 
+    if other is not None:
+        runs.compare_pair(context, target, other, as_json)
+        return
     several.check_beside(context, methods)
     named: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "channels": channels, "layers": layers}
     named |= {"data_root": absolute(root), "device": device, "backend": backend}
@@ -271,6 +275,7 @@ def show(
     print_result(result, as_json)
 
 
+app.command(epilog="Example: fastdarts runs runs/")(runs.runs)
 app.command(epilog="Example: fastdarts methods gdas")(methods.methods)
 app.command(epilog="Example: fastdarts plan --data cifar10 --method pc-darts --budget 11GB")(plan.plan)
 app.command(epilog="Example: fastdarts tabulate --space mine.json --seeds 0,1,2 --jobs 4")(tabulate.tabulate)
