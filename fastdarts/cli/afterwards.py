@@ -33,6 +33,10 @@ def finish_run(result: SearchResult, progress: Progress, *, after: Mapping[str, 
     with stoppable(result.path):
         with RunFolder.open(result.path) as folder:
             summary = _evaluate(result, folder, progress, after)
+            if "test_accuracy" in summary:
+                # Beside the search's own curves, where its settings are judged by it.
+                step = max((record.get("step", 0) for record in folder.metrics()), default=0)
+                folder.scalar("test_accuracy", summary["test_accuracy"], step)
         write_svg(result.genotype, result.path / "genotype.svg")
         draw_png(result.genotype, result.path / "genotype.png")
         report = write_report(result.path)

@@ -322,6 +322,8 @@ class RetrainJob:
                 "seconds": history[-1]["elapsed_s"],
                 "path": str(folder.path),
             } | {key: getattr(self.config, key) for key in kept}
+            folder.scalar("test_accuracy", test_accuracy, self.epochs * self.steps)
+            folder.hparams(dataclasses.asdict(self.config), ("train_accuracy", "test_accuracy"))
             folder.write_json("retrain.json", result)
         return result
 

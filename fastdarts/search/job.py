@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -114,6 +114,7 @@ class SearchJob:
                 self._connect()
                 run_job(self, folder, progress=progress, checkpoint=checkpoint, save_every=self.config.save_every)
                 result = self._result(folder)
+                folder.hparams(self.config.to_json(), ("valid_accuracy", "test_accuracy"))
             folder.write_json("genotype.json", result.genotype.to_json())
             folder.write_text("genotype.txt", result.genotype.text() + "\n")
             folder.write_json("result.json", result.to_json())
@@ -143,6 +144,8 @@ class SearchJob:
         # From here to the result nothing asks the device: a GPU evaluates while the host writes and counts.
         self.evaluation.start()
         folder.write_json(f"epochs/{epoch:04d}.json", epoch_file)
+        for key, rows in epoch_file["alphas"].items():
+            folder.histogram(f"alphas/{key}", _offered(rows, epoch_file["edges"][key]), step)
         parameters = count_parameters(genotype, self.config.channels, self.stage.layers, *self.ends)
         valid_loss, valid_accuracy = self.evaluation.result()
         record = dict(means) | {
@@ -311,3 +314,8 @@ class SearchJob:
             "edge_weights": listed(edge_weights) if edge_weights is not None else None,
             "edges": edges,
         }
+
+
+def _offered(rows: Sequence[Sequence[float]], edges: Sequence[Mapping[str, Any]]) -> list[float]:
+    """The alphas that stand for a candidate; rows are padded to the widest edge."""
+    return [value for row, edge in zip(rows, edges, strict=True) for value in row[: len(edge["primitives"])]]
