@@ -237,7 +237,7 @@ def test_a_retraining_killed_while_its_folder_was_made_is_begun_again(
 
 
 def test_a_log_hears_of_a_long_epoch(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastdarts.cli import console
+    from fastdarts.search import console
 
     now = [5.0]
     monkeypatch.setattr(console, "time", SimpleNamespace(monotonic=lambda: now[0]))

@@ -15,7 +15,7 @@ from fastdarts.evaluate.folders import continued, free_folder
 from fastdarts.evaluate.retrain import RetrainConfig, RetrainJob, Sets, begun, images_of, retrain_once
 from fastdarts.report.intervals import logit_interval
 from fastdarts.search.interrupt import stoppable
-from fastdarts.search.progress import Progress
+from fastdarts.search.progress import Progress, watcher
 from fastdarts.spaces import Genotype, Space, random_genotype
 
 __all__ = ["compare", "comparison_folder", "statistics"]
@@ -47,7 +47,7 @@ def compare(
         random_cells: how many random genotypes, at least 2.
         seeds: training seeds; every genotype is trained with each of them.
         sets: (training, test) images for custom data.
-        progress: who watches.
+        progress: who watches; None for a bar in a terminal and silence elsewhere, ``Progress()`` for silence.
         command: how it was started, for the record.
 
     Returns:
@@ -59,7 +59,7 @@ def compare(
     """
     names, configs = _trainings(found, search_space, settings, random_cells, seeds)
     record = _record(search_space, configs) | {"command": command}
-    root, progress = Path(path), progress or Progress()
+    root, progress = Path(path), watcher(progress)
     first = next(iter(configs.values()))
     if not begun(root):
         with use_backend(first.backend):

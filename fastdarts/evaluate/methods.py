@@ -20,7 +20,7 @@ from fastdarts.search.config import SearchConfig
 from fastdarts.search.interrupt import stoppable
 from fastdarts.search.job import SearchJob
 from fastdarts.search.methods import METHODS, configure, method
-from fastdarts.search.progress import Progress
+from fastdarts.search.progress import Progress, watcher
 from fastdarts.spaces import Genotype, Space, random_genotype, space
 
 __all__ = ["RANDOM", "compare_methods", "methods_folder"]
@@ -133,7 +133,7 @@ def compare_methods(
         Interrupted: on SIGINT or SIGTERM.
     """
     plan = _plan(methods, seeds, data, search_space, search, training)
-    root, progress = Path(path), progress or Progress()
+    root, progress = Path(path), watcher(progress)
     record = plan.record() | {"command": command}
     if jobs < 1:
         raise UserError(f"jobs is {jobs}", "at least 1")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -27,6 +28,9 @@ from fastdarts.search.schedule import Rates, learning_rate, rates
 from fastdarts.search.snapshots import Snapshots
 from fastdarts.search.stepper import Evaluation, Stepper
 from fastdarts.spaces import Genotype, Space, space
+
+if TYPE_CHECKING:
+    from fastdarts.report.run import Drawing
 
 __all__ = ["SearchJob", "SearchResult"]
 
@@ -51,6 +55,29 @@ class SearchResult:
     epochs: int
     seconds: float
     path: Path
+
+    def report(self) -> Path:
+        """Write ``report.html`` into the run folder, and return its path."""
+        from fastdarts.report import write_report
+
+        return write_report(self.path)
+
+    def plot(self, what: str = "cells", path: str | os.PathLike[str] | None = None) -> Drawing:
+        """Draw the found cells, or how the search went; a notebook shows the result as a picture.
+
+        Args:
+            what: ``cells``, ``curves`` (losses and accuracies by epoch) or ``counts`` (skips, parameters, entropy).
+            path: an SVG file to write it to.
+
+        Returns:
+            SVG.
+
+        Raises:
+            UserError: for another ``what``, or if the file cannot be written.
+        """
+        from fastdarts.report.run import plot_run
+
+        return plot_run(self.path, what, path)
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values; ``text`` is the genotype's own text."""
