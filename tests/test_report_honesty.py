@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -27,12 +26,13 @@ def learnt(epoch: int) -> dict[str, Any]:
 
 def with_weights(run: Path, *rows: list[float], edge_weights: list[float] | None = None) -> Path:
     """Give every edge of every epoch's file one of these rows of mixing weights, in turn."""
-    for file in (run / "epochs").glob("*.json"):
-        content = json.loads(file.read_text(encoding="utf-8"))
-        for key, edges in content["edges"].items():
-            content["weights"][key] = [rows[k % len(rows)] for k in range(len(edges))]
-        content["edge_weights"] = edge_weights and dict.fromkeys(content["edges"], edge_weights)
-        file.write_text(json.dumps(content), encoding="utf-8")
+    with RunFolder.open(run) as folder:
+        for file in (run / "epochs").glob("*.json"):
+            content = folder.read_json(f"epochs/{file.name}")
+            for key, edges in content["edges"].items():
+                content["weights"][key] = [rows[k % len(rows)] for k in range(len(edges))]
+            content["edge_weights"] = edge_weights and dict.fromkeys(content["edges"], edge_weights)
+            folder.write_json(f"epochs/{file.name}", content)
     return run
 
 
@@ -78,13 +78,17 @@ def test_an_interval_recorded_beyond_100_percent_is_not_shown(tmp_path: Path) ->
     assert f"95% interval of that mean: {100 * low:.2f}% to {100 * high:.2f}%" in page.text
 
 
-def test_the_number_of_test_images_is_told_and_what_it_allows() -> None:
+def test_the_number_of_test_images_is_told_and_what_it_allows(tmp_path: Path) -> None:
     told = sampling_words(360, 0.95, 0.005)
     low, high = wilson(0.95, 360)
     assert "360 images: one image is 0.28 points" in told
     assert "0.50 points is 1.8 images" in told
     assert f"between {100 * low:.2f}% and {100 * high:.2f}%" in told
     assert "not known" in sampling_words(None, 0.95)
+    run = make_run(tmp_path / "run", epochs=1)
+    with RunFolder.open(run) as folder:
+        folder.write_json("retrain.json", {"test_accuracy": 0.95, "test_images": 360, "history": []})
+    assert sampling_words(360, 0.95) in page_of(run).text
 
 
 def test_sizes_stand_beside_each_other(tmp_path: Path) -> None:
@@ -98,6 +102,11 @@ def test_sizes_stand_beside_each_other(tmp_path: Path) -> None:
     with RunFolder.open(run) as folder:
         folder.write_json("comparison.json", comparison)
     assert "Parameters 30,500 of the retrained network; random cells: 30,000 on average" in page_of(run).text
+
+
+def test_cells_that_diverged_are_told_to_be_missing() -> None:
+    verdict = judge(comparison_of(0.9, [0.8, 0.7]) | {"diverged": {"random-001-seed0": "the loss is nan"}})
+    assert verdict is not None and "Not counted: 1 training of random cells that diverged." in verdict.numbers
 
 
 @pytest.mark.parametrize("found", [0.99, 0.5])
@@ -157,10 +166,8 @@ def test_edges_that_were_preferred_are_a_decision_too(tmp_path: Path) -> None:
 
 def test_a_page_may_be_shown_to_others(tmp_path: Path) -> None:
     """Date, machine, commit and versions, and no absolute path."""
-    run = make_run(tmp_path / "mine", data_root="/home/somebody/data")
-    config = json.loads((run / "config.json").read_text())
-    config["command"] = f"fastdarts search --run {run} --root /home/somebody/data"
-    (run / "config.json").write_text(json.dumps(config))
+    command = f"fastdarts search --run {tmp_path / 'mine'} --root /home/somebody/data"
+    run = make_run(tmp_path / "mine", data_root="/home/somebody/data", command=command)
     (run / "retrain.json").write_text("[]")
     page = page_of(run)
     assert "Begun 2026-11-30 18:40 UTC; A processor, 2 cores; fastdarts 0.1.0 (commit c23990a6ef19)" in page.text
@@ -203,7 +210,7 @@ def test_a_quick_comparison_never_takes_the_headline(tmp_path: Path) -> None:
             for each in order:
                 heads = keep_comparison(folder, each)
         assert heads == thorough
-        assert json.loads((run / "comparison.json").read_text()) == thorough
+        assert RunFolder.open(run).read_json("comparison.json") == thorough
         records = read_run(run)
         assert records.comparison == thorough and list(records.others) == [quick] and not records.notes
         page = page_of(run)

@@ -42,8 +42,8 @@ def print_search(summary: Mapping[str, Any], as_json: bool) -> None:
         _say(verdict)
     if decision is not None and decision.undecided:
         _paragraph(decision.headline, [decision.text])
-    several = {key: str(summary[key]) for key in ("searches", "best") if key in summary}
-    lines = several | {"genotype": summary["genotype"]} | _accuracies(run, summary)
+    several = {key: summary[key] for key in ("searches", "best", "diverged") if key in summary}
+    lines: dict[str, Any] = {**several, "genotype": summary["genotype"], **_accuracies(run, summary)}
     lines["search took"] = as_duration(summary["search_seconds"])
     lines |= {key: summary[key] for key in ("run", "report", "best_report") if key in summary}
     print_result(lines, False)
@@ -67,7 +67,8 @@ def print_comparison(result: Mapping[str, Any], path: Path, report: Path | None,
     _draw(parse_genotype(result["found"]["text"]))
     if verdict is not None:
         _say(verdict)
-    print_result(_compared(result) | ends, False)
+    diverged = {"diverged": result["diverged"]} if "diverged" in result else {}
+    print_result({**_compared(result), **diverged, **ends}, False)
 
 
 def _draw(genotype: Genotype) -> None:

@@ -67,7 +67,7 @@ def decision_of(run: RunRecords) -> Decision | None:
     if not undecided:
         return Decision(entropy, share, False, "The search had preferences", text)
     text += (
-        " The genotype is the largest of nearly equal numbers: another seed would give another one, and nothing here "
+        " The genotype is the largest of nearly equal numbers: another seed may give another one, and nothing here "
         "shows that the search found anything. More epochs, more images or a larger arch_lr let it decide."
     )
     return Decision(entropy, share, True, "Undecided: the search hardly preferred anything", text)

@@ -15,7 +15,7 @@ from fastdarts.report.markup import Markup, element, table
 from fastdarts.report.phone import formulas, responsive
 from fastdarts.report.plots import plot_comparison
 from fastdarts.report.records import RunRecords, number
-from fastdarts.report.verdict import interval_of, judge
+from fastdarts.report.verdict import interval_of, judge, sampling_words
 from fastdarts.report.words import (
     MISSING,
     as_budget,
@@ -186,8 +186,11 @@ def _verdict(run: RunRecords) -> Markup:
         text = "The comparison with random cells holds no accuracies."
     else:
         text = "The found cell has not been compared with random cells, so nothing here says whether the search helped."
-    question = element("p", element("strong", "Better than random choice? Not known"))
-    return element("div", question, element("p", text), class_="verdict")
+    lines = [element("p", element("strong", "Better than random choice? Not known")), element("p", text)]
+    tested = number((run.retrain or {}).get("test_accuracy"))
+    if not math.isnan(tested):
+        lines.append(element("p", sampling_words((run.retrain or {}).get("test_images"), tested)))
+    return element("div", *lines, class_="verdict")
 
 
 def _undecided(run: RunRecords) -> Markup:

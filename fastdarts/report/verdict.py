@@ -146,6 +146,9 @@ def _numbers(comparison: Mapping[str, Any], found: float, average: float, count:
     share = [number(value) for value in comparison.get("beaten_by95") or ()]
     if len(share) == 2 and not any(map(math.isnan, share)):
         text += f", so between {100 * share[0]:.0f}% and {100 * share[1]:.0f}% of all random cells would (95% interval)"
+    diverged = comparison.get("diverged")
+    if isinstance(diverged, Mapping) and diverged:
+        text += f". Not counted: {plural(len(diverged), 'training')} of random cells that diverged"
     return text + "."
 
 
