@@ -27,6 +27,8 @@ CALLS ?= A B
 
 .PHONY: search test test-machines mutants paper bench sanitize wheel device-kit device-dry clean
 
+# Five random cells show whether the search did poorly. That it beat chance only 19 or more can show (four times the time):
+#   make search ARGS="--random-cells 19"
 search: $(VENV)/ready
 	$(BIN)/fastdarts search --yes --random-cells 5 $(if $(METHOD),--method $(METHOD)) $(ARGS)
 

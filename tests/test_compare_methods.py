@@ -291,7 +291,10 @@ def test_the_table_ranks_by_accuracy_and_says_what_is_shown() -> None:
     header, *rows = methods_rows(comparison)
     assert [row[0] for row in rows] == ["good", "random", "bad"]
     assert all(len(row) == len(header) for row in rows)
-    first, second, last = methods_words(comparison)
+    first, second, images, last = methods_words(comparison)
+    assert "was not recorded" in images
+    told = methods_words(comparison | {"test_images": 400})[-2]
+    assert "400 images: one image is 0.25 points, so the difference of 0.10 points is 0.4 images" in told
     assert first.startswith("good: +0.10 points") and "no test can judge" in first
     assert second.startswith("bad: worse than random choice: \u22122.20 points")
     assert "cannot be below 0.0625, and 0.125 after Holm" in last and "it needs 7 seeds" in last

@@ -52,14 +52,15 @@ def test_full_report_says_every_number(tmp_path: Path) -> None:
         "345 MB",
         "weight_decay 0.0003",
         "37.5 s",
-        str(run.resolve()),
+        "360 images: one image is 0.28 points",
     ):
         assert words in page.text, words
     final = json.loads((run / "epochs/0002.json").read_text())["text"]
     assert final in page.text
     assert "not recorded" not in page.text
-    # Two cells, comparison, curves, retraining, mixing and edge weights of both cells, counts, hypergradient.
-    assert page.count("svg") == 11
+    # Two cells; comparison, curves, retraining, mixing and edge weights of both cells, counts, hypergradient, each for
+    # wide and for narrow screens.
+    assert page.count("svg") == 2 + 2 * 9
     assert "equal weights would be 0.125" in page.text
 
 
@@ -112,7 +113,7 @@ def test_unfinished_run_shows_the_newest_epoch_and_takes_no_lock(tmp_path: Path)
         records.flush()
         page = page_of(run)
     assert "2 of 3 epochs are on record" in page.text
-    assert "The genotype after epoch 1" in page.text
+    assert "The genotype after epoch 2" in page.text
 
 
 def test_an_epoch_written_twice_counts_once(tmp_path: Path) -> None:
@@ -174,7 +175,7 @@ def test_unshared_space_gets_the_compact_forms(tmp_path: Path) -> None:
     assert path.stat().st_size < 3_000_000
     assert "20 unshared cells" in page.text
     assert "cell 19" in page.text
-    assert page.count("svg") == 4
+    assert page.count("svg") == 1 + 2 * 3
 
 
 def test_retraining_and_python_runs_have_reports_too(tmp_path: Path) -> None:

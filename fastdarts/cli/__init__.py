@@ -1,4 +1,4 @@
-"""The command line: `fastdarts search | retrain | compare | show | methods | plan | tabulate | doctor`."""
+"""The command line: `fastdarts search | retrain | compare | show | runs | methods | plan | tabulate | doctor`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from fastdarts import __version__
-from fastdarts.cli import agree, doctor, methods, options, plan, tabulate
+from fastdarts.cli import agree, doctor, methods, options, plan, runs, tabulate
 from fastdarts.cli import searches as several
 from fastdarts.cli.printing import print_result
 from fastdarts.errors import Diverged, Interrupted, UserError
@@ -92,18 +92,19 @@ def search(
     """
     from fastdarts import search as searching
     from fastdarts.cli.afterwards import finish_run
+    from fastdarts.cli.outcome import print_search
     from fastdarts.cli.settings import absolute, plan_after, read_integers
 
     progress = _progress()
     _check_resumption(context)
     if resume is not None and several.holds_several(resume):
-        print_result(several.continue_several(resume, previous=previous, jobs=jobs, progress=progress), as_json)
+        print_search(several.continue_several(resume, previous=previous, jobs=jobs, progress=progress), as_json)
         return
     if searches == 1 and not grid:
         several.check_single(context)
     if resume is not None:
         result = searching.resume(resume, previous=previous, progress=progress)
-        print_result(finish_run(result, progress), as_json)
+        print_search(finish_run(result, progress), as_json)
         return
     data = data or "digits"
     sizes = {"channels": retrain_channels, "layers": retrain_layers, "batch_size": retrain_batch_size}
@@ -114,9 +115,9 @@ def search(
     more |= {"run": run or _new_run(f"{method}-{data}"), "progress": progress, "command": _command()}
     if searches != 1 or grid:
         more |= {"searches": searches, "grid": grid, "select_epochs": select_epochs, "jobs": jobs}
-        print_result(several.search_several(method, data, space, named, settings, **more), as_json)
+        print_search(several.search_several(method, data, space, named, settings, **more), as_json)
     else:
-        print_result(several.search_single(method, data, space, named, settings, **more), as_json)
+        print_search(several.search_single(method, data, space, named, settings, **more), as_json)
 
 
 @app.command(epilog="Examples: fastdarts retrain runs/mine | fastdarts retrain DARTS_V2 --data cifar10 --root ~/data")
@@ -173,6 +174,7 @@ def retrain(
 def compare(
     context: typer.Context,
     target: options.Target = None,
+    other: runs.Other = None,
     methods: several.Methods = "",
     random_cells: options.RandomCells = 5,
     seeds: several.Seeds = "",
@@ -192,16 +194,20 @@ def compare(
     backend: options.Backend = "auto",
     as_json: options.AsJson = False,
 ) -> None:
-    """Set a genotype, or what search methods find, beside random cells of the space: same budget, same seeds.
+    """Set a genotype, or what search methods find, beside random cells of the space; or two runs side by side.
 
     Without --run it is kept inside the run folder, or in runs/compare-TARGET or runs/compare-methods-DATA, beside those
     with other settings. The same call again continues it; with --methods, more methods or seeds add to it.
     """
     from fastdarts import evaluate
     from fastdarts.cli.afterwards import record_comparison
+    from fastdarts.cli.outcome import print_comparison
     from fastdarts.cli.settings import absolute, read_seeds, retraining
     from fastdarts.cli.targets import read_space, read_target
 
+    if other is not None:
+        runs.compare_pair(context, target, other, as_json)
+        return
     progress = _progress()
     several.check_beside(context, methods)
     named: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "channels": channels, "layers": layers}
@@ -224,11 +230,9 @@ def compare(
     path = run or evaluate.comparison_folder(chosen.comparisons(), chosen.genotype, **arguments)
     agree.announce_comparison(evaluate.left_to_train(path, chosen.genotype, **arguments), yes, progress.note)
     result = evaluate.compare(chosen.genotype, path, **arguments, progress=progress, command=_command())
-    summary = {key: value for key, value in result.items() if key not in ("random", "found")}
-    summary |= {"found_accuracy": result["found"]["mean"], "path": str(path)}
-    if chosen.search is not None:
-        summary["report"] = str(record_comparison(chosen.search.path, result))
-    print_result(summary, as_json)
+    searched = chosen.search
+    report = record_comparison(searched.path, result, progress) if searched is not None else None
+    print_comparison(result, path, report, as_json)
 
 
 @app.command(epilog="Examples: fastdarts show PC_DARTS_cifar | fastdarts show runs/mine --png cell.png")
@@ -267,6 +271,7 @@ def show(
     print_result(result, as_json)
 
 
+app.command(epilog="Example: fastdarts runs runs/")(runs.runs)
 app.command(epilog="Example: fastdarts methods gdas")(methods.methods)
 app.command(epilog="Example: fastdarts plan --data cifar10 --method pc-darts --budget 11GB")(plan.plan)
 app.command(epilog="Example: fastdarts tabulate --space mine.json --seeds 0,1,2 --jobs 4")(tabulate.tabulate)

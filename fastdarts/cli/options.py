@@ -55,7 +55,9 @@ Backend = Annotated[
 ]
 BatchSize = Annotated[int | None, Option(help="Images a step. (default: as published; digits 64)")]
 Channels = Annotated[int | None, Option(help="C, the width of the first cells. (default: as published; digits 8)")]
-CheckHypergradient = Annotated[str, Option(help="Epochs to compare finite differences with the exact gradient: 0,10.")]
+CheckHypergradient = Annotated[
+    str, Option(help="Compare finite differences with the exact gradient after so many epochs: 0,10.")
+]
 CompareRun = Annotated[Path | None, Option("--run", help="Folder of the comparison; the same call continues it.")]
 Data = Annotated[
     str | None,

@@ -13,8 +13,9 @@ from fastdarts._backend import use_backend
 from fastdarts.errors import Diverged, UserError
 from fastdarts.evaluate.folders import continued, free_folder
 from fastdarts.evaluate.retrain import RetrainConfig, RetrainJob, Sets, begun, images_of, retrain_once
+from fastdarts.report.intervals import logit_interval
 from fastdarts.search.interrupt import stoppable
-from fastdarts.search.progress import Progress
+from fastdarts.search.progress import Progress, watcher
 from fastdarts.spaces import Genotype, Space, random_genotype
 
 __all__ = ["compare", "comparison_folder", "left_to_train", "statistics"]
@@ -46,7 +47,7 @@ def compare(
         random_cells: how many random genotypes, at least 2.
         seeds: training seeds; every genotype is trained with each of them.
         sets: (training, test) images for custom data.
-        progress: who watches.
+        progress: who watches; None for a bar in a terminal and silence elsewhere, ``Progress()`` for silence.
         command: how it was started, for the record.
 
     Returns:
@@ -60,7 +61,7 @@ def compare(
     """
     names, configs = _trainings(found, search_space, settings, random_cells, seeds)
     record = _record(search_space, configs) | {"command": command}
-    root, progress = Path(path), progress or Progress()
+    root, progress = Path(path), watcher(progress)
     first = next(iter(configs.values()))
     if not begun(root):
         with use_backend(first.backend):
@@ -77,6 +78,8 @@ def compare(
             each["index"] = index
         comparison |= {"diverged": diverged} if diverged else {}
         comparison |= {"seeds": list(seeds), "dataset": first.data, "space": search_space.name}
+        # Trainings of before it was recorded have none.
+        comparison["test_images"] = results[f"found-seed{seeds[0]}"].get("test_images")
         size = ("epochs", "channels", "layers", "batch_size")
         comparison["budget"] = {key: getattr(first, key) for key in size}
         folder.write_json("comparison.json", comparison)
@@ -185,9 +188,10 @@ def statistics(found: Sequence[Mapping[str, Any]], randoms: Sequence[Sequence[Ma
         randoms: the same for each random genotype.
 
     Returns:
-        ``random_mean`` and ``random_std`` (over genotypes, n - 1) of the test accuracy, ``interval95`` (Student's
-        t, of the mean), ``beaten_by`` (share of random genotypes whose mean is above the found one's) with its
-        exact 95% interval ``beaten_by95`` (Clopper and Pearson 1934), and the single results.
+        ``random_mean`` and ``random_std`` (over genotypes, n - 1) of the test accuracy, ``interval95`` of that mean
+        (:func:`fastdarts.report.intervals.logit_interval`, within 0 and 1), ``random_parameters`` (their mean),
+        ``beaten_by`` (share of random genotypes whose mean is above the found one's) with its exact 95% interval
+        ``beaten_by95`` (Clopper and Pearson 1934), and the single results.
     """
     from scipy import stats
 
@@ -205,7 +209,6 @@ def statistics(found: Sequence[Mapping[str, Any]], randoms: Sequence[Sequence[Ma
     count = len(means)
     mean = math.fsum(means) / count
     std = math.sqrt(math.fsum((each - mean) ** 2 for each in means) / (count - 1))
-    half = float(stats.t.ppf(0.975, count - 1)) * std / math.sqrt(count)
     better = sum(each > chosen["mean"] for each in means)
     exact = stats.binomtest(better, count).proportion_ci(0.95, "exact")
     return {
@@ -213,7 +216,8 @@ def statistics(found: Sequence[Mapping[str, Any]], randoms: Sequence[Sequence[Ma
         "random": others,
         "random_mean": mean,
         "random_std": std,
-        "interval95": [mean - half, mean + half],
+        "random_parameters": math.fsum(each["parameters"] for each in others) / count,
+        "interval95": list(logit_interval(means)),
         "beaten_by": better / count,
         "beaten_by95": [float(exact.low), float(exact.high)],
     }

@@ -20,7 +20,7 @@ from fastdarts.search.config import SearchConfig
 from fastdarts.search.interrupt import stoppable
 from fastdarts.search.job import SearchJob
 from fastdarts.search.methods import METHODS, configure, method
-from fastdarts.search.progress import Progress
+from fastdarts.search.progress import Progress, watcher
 from fastdarts.spaces import Genotype, Space, random_genotype, space
 
 __all__ = ["RANDOM", "compare_methods", "left_to_do", "methods_folder"]
@@ -136,7 +136,7 @@ def compare_methods(
         Interrupted: on SIGINT or SIGTERM.
     """
     plan = _plan(methods, seeds, data, search_space, search, training)
-    root, progress = Path(path), progress or Progress()
+    root, progress = Path(path), watcher(progress)
     record = plan.record() | {"command": command}
     if jobs < 1:
         raise UserError(f"jobs is {jobs}", "at least 1")
@@ -269,6 +269,8 @@ def _run(plan: _Plan, root: Path, sets: Sets | None, jobs: int, progress: Progre
             "trainings": [str(paths[key].relative_to(root)) for key in keys],
         }
     heading = _heading(plan, configs[RANDOM, plan.seeds[0]]) | {"seeds": seeds}
+    images = {each["test_images"] for each in results.values() if "test_images" in each}
+    heading["test_images"] = images.pop() if len(images) == 1 else None
     heading |= {"diverged": {f"{name}-seed{seed}": what for (name, seed), what in diverged.items()}} if diverged else {}
     return heading | {"methods": described}
 

@@ -29,7 +29,8 @@ from fastdarts.search.environment import (
 )
 from fastdarts.search.figures import check_batch, evaluate
 from fastdarts.search.interrupt import stoppable
-from fastdarts.search.progress import Progress
+from fastdarts.search.origin import describe_origin
+from fastdarts.search.progress import Progress, watcher
 from fastdarts.search.runner import run_job
 from fastdarts.search.schedule import cosine
 from fastdarts.search.step import accuracy, descend
@@ -167,7 +168,7 @@ def retrain(
         config: the genotype and the budget; :func:`budget` gives the published one.
         path: the run folder to create.
         sets: (training, test) images for ``config.data == "custom"``.
-        progress: who watches.
+        progress: who watches; None for a bar in a terminal and silence elsewhere, ``Progress()`` for silence.
         command: how the run was started, for the record.
 
     Returns:
@@ -181,9 +182,9 @@ def retrain(
     with use_backend(config.backend):
         job = RetrainJob(config, images_of(config, sets))
         record = {"kind": "retrain", "config": dataclasses.asdict(config), "command": command}
-        record["environment"] = describe_environment(job.device, config.threads)
+        record |= {"environment": describe_environment(job.device, config.threads), "origin": describe_origin()}
         with RunFolder.create(path, record) as folder:
-            return job.run(folder, progress or Progress())
+            return job.run(folder, watcher(progress))
 
 
 def continue_retrain(
@@ -198,7 +199,7 @@ def continue_retrain(
     Raises:
         UserError: for a folder that is no retraining, or a checkpoint that is damaged or from elsewhere.
     """
-    progress = progress or Progress()
+    progress = watcher(progress)
     with reopened(path, "retrain", RetrainConfig.from_json) as (folder, config):
         job = RetrainJob(config, images_of(config, sets))
         return job.run(folder, progress, folder.load(previous=previous) if folder.steps() else None)
@@ -318,11 +319,14 @@ class RetrainJob:
                 "text": self.genotype.text(),
                 "test_accuracy": test_accuracy,
                 "test_loss": test_loss,
+                "test_images": len(self.test_set.labels),
                 "parameters": sum(body),
                 "history": [{key: each[key] for key in ("epoch", "train_loss", "train_accuracy")} for each in history],
                 "seconds": history[-1]["elapsed_s"],
                 "path": str(folder.path),
             } | {key: getattr(self.config, key) for key in kept}
+            folder.scalar("test_accuracy", test_accuracy, self.epochs * self.steps)
+            folder.hparams(dataclasses.asdict(self.config), ("train_accuracy", "test_accuracy"))
             folder.write_json("retrain.json", result)
         return result
 

@@ -21,7 +21,8 @@ from fastdarts.search.config import SearchConfig
 from fastdarts.search.environment import describe_environment, note_environment, resolve_device
 from fastdarts.search.interrupt import stoppable
 from fastdarts.search.job import SearchJob, SearchResult
-from fastdarts.search.progress import Progress
+from fastdarts.search.origin import describe_origin
+from fastdarts.search.progress import Progress, watcher
 from fastdarts.spaces import Genotype, Space, random_genotype, space
 
 __all__ = ["best_search", "continue_many", "search_many", "selection_budget"]
@@ -101,9 +102,10 @@ def search_many(
     with use_backend(first.backend):
         job = _Many(configs, search_space, train_set, selection)
         record = job.record() | {"command": command, "after": dict(after or {})}
-        record["environment"] = describe_environment(resolve_device(first.device), first.threads)
+        environment = describe_environment(resolve_device(first.device), first.threads)
+        record |= {"environment": environment, "origin": describe_origin()}
         with RunFolder.create(path, record) as folder:
-            return job.run(folder, jobs, progress or Progress())
+            return job.run(folder, jobs, watcher(progress))
 
 
 def continue_many(
@@ -132,7 +134,7 @@ def continue_many(
         first = _check(configs, jobs)
         with use_backend(first.backend):
             job = _Many(configs, Space.from_json(folder.config["space"]), train_set, folder.config["selection"])
-            return job.run(folder, jobs, progress or Progress())
+            return job.run(folder, jobs, watcher(progress))
 
 
 def best_search(path: str | os.PathLike[str]) -> SearchResult:

@@ -50,6 +50,7 @@ def render_report(run: RunRecords, *, title: str | None = None) -> str:
         sections.headline(run, heading),
         sections.cells_section(run),
         sections.comparison_section(run),
+        sections.results_section(run),
         details.curves_section(run),
         collapse.collapse_section(run),
         details.mixing_section(run),

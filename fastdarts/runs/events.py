@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -13,10 +17,11 @@ if TYPE_CHECKING:
 __all__ = ["Events"]
 
 _PATTERN = "events.out.tfevents.*"
+_PLAIN = (bool, int, float, str)
 
 
 class Events:
-    """The scalars of one run folder, written through torch's `SummaryWriter` where tensorboard is installed.
+    """What TensorBoard shows of one run folder, written through torch's `SummaryWriter` where it is installed.
 
     Args:
         folder: the run folder, which TensorBoard reads.
@@ -30,10 +35,34 @@ class Events:
 
     def scalar(self, tag: str, value: float, step: int) -> None:
         """Add one point to the curve `tag`; nothing happens without tensorboard."""
+        writer = self._ready()
+        if writer is not None:
+            writer.add_scalar(tag, value, step)
+
+    def histogram(self, tag: str, values: Sequence[float], step: int) -> None:
+        """Add the histogram of some numbers; those that are not finite, which have no place in one, are left out."""
+        writer, finite = self._ready(), [value for value in values if math.isfinite(value)]
+        if writer is not None and finite:
+            writer.add_histogram(tag, np.asarray(finite), step)
+
+    def hparams(self, settings: Mapping[str, Any], metrics: Sequence[str]) -> None:
+        """Name the settings of the run, and the curves that they are to be judged by, for the HPARAMS tab.
+
+        `SummaryWriter.add_hparams` would make a folder of its own for them, a run inside the run.
+        """
+        writer = self._ready()
+        if writer is None:
+            return
+        from torch.utils.tensorboard.summary import hparams
+
+        plain = {name: value if type(value) in _PLAIN else str(value) for name, value in settings.items()}
+        for summary in hparams(plain, dict.fromkeys(metrics, 0.0)):
+            writer._get_file_writer().add_summary(summary)
+
+    def _ready(self) -> SummaryWriter | None:
         if self._writer is None and not self._missing:
             self._open()
-        if self._writer is not None:
-            self._writer.add_scalar(tag, value, step)
+        return self._writer
 
     def _open(self) -> None:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
 from types import TracebackType
@@ -150,6 +151,18 @@ class RunFolder:
         self._hold()
         with self._writing("TensorBoard events"):
             self._events.scalar(tag, value, step)
+
+    def histogram(self, tag: str, values: Sequence[float], step: int) -> None:
+        """Add a histogram to TensorBoard's; the arguments are as for `scalar`, but for many numbers."""
+        self._hold()
+        with self._writing("TensorBoard events"):
+            self._events.histogram(tag, values, step)
+
+    def hparams(self, settings: Mapping[str, Any], metrics: Sequence[str]) -> None:
+        """Tell TensorBoard the run's settings, and the tags of the curves (`scalar`) that they are judged by."""
+        self._hold()
+        with self._writing("TensorBoard events"):
+            self._events.hparams(settings, metrics)
 
     def write_json(self, name: str, value: object) -> Path:
         """Write a JSON file atomically and return its path; `name` is relative, such as "epochs/0003.json"."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -31,6 +32,9 @@ from fastdarts.search.snapshots import Snapshots
 from fastdarts.search.stepper import Evaluation, Stepper
 from fastdarts.spaces import Genotype, Space, space
 
+if TYPE_CHECKING:
+    from fastdarts.report.run import Drawing
+
 __all__ = ["SearchJob", "SearchResult"]
 
 
@@ -54,6 +58,29 @@ class SearchResult:
     epochs: int
     seconds: float
     path: Path
+
+    def report(self) -> Path:
+        """Write ``report.html`` into the run folder, and return its path."""
+        from fastdarts.report import write_report
+
+        return write_report(self.path)
+
+    def plot(self, what: str = "cells", path: str | os.PathLike[str] | None = None) -> Drawing:
+        """Draw the found cells, or how the search went; a notebook shows the result as a picture.
+
+        Args:
+            what: ``cells``, ``curves`` (losses and accuracies by epoch) or ``counts`` (skips, parameters, entropy).
+            path: an SVG file to write it to.
+
+        Returns:
+            SVG.
+
+        Raises:
+            UserError: for another ``what``, or if the file cannot be written.
+        """
+        from fastdarts.report.run import plot_run
+
+        return plot_run(self.path, what, path)
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values; ``text`` is the genotype's own text."""
@@ -121,6 +148,7 @@ class SearchJob:
                     self._foresee()
                 run_job(self, folder, progress=progress, checkpoint=checkpoint, save_every=self.config.save_every)
                 result = self._result(folder)
+                folder.hparams(self.config.to_json(), ("valid_accuracy", "test_accuracy"))
             folder.write_json("genotype.json", result.genotype.to_json())
             folder.write_text("genotype.txt", result.genotype.text() + "\n")
             folder.write_json("result.json", result.to_json())
@@ -163,6 +191,8 @@ class SearchJob:
         # From here to the result nothing asks the device: a GPU evaluates while the host writes and counts.
         self.evaluation.start()
         folder.write_json(f"epochs/{epoch:04d}.json", epoch_file)
+        for key, rows in epoch_file["alphas"].items():
+            folder.histogram(f"alphas/{key}", _offered(rows, epoch_file["edges"][key]), step)
         parameters = count_parameters(genotype, self.config.channels, self.stage.layers, *self.ends)
         valid_loss, valid_accuracy = self.evaluation.result()
         record = dict(means) | {
@@ -344,3 +374,8 @@ def _check_cells(stage: Stage) -> None:
             "at least 3 layers",
             "layers 1/3 and 2/3 down the network are reduction cells",
         )
+
+
+def _offered(rows: Sequence[Sequence[float]], edges: Sequence[Mapping[str, Any]]) -> list[float]:
+    """The alphas that stand for a candidate; rows are padded to the widest edge."""
+    return [value for row, edge in zip(rows, edges, strict=True) for value in row[: len(edge["primitives"])]]

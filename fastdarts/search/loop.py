@@ -14,7 +14,8 @@ from fastdarts.runs import RunFolder
 from fastdarts.search.config import SearchConfig
 from fastdarts.search.environment import describe_environment, reopened
 from fastdarts.search.job import SearchJob, SearchResult
-from fastdarts.search.progress import Progress
+from fastdarts.search.origin import describe_origin
+from fastdarts.search.progress import Progress, watcher
 from fastdarts.spaces import Space
 
 __all__ = ["resume", "search"]
@@ -37,7 +38,7 @@ def search(
         path: the run folder to create.
         train_set: images for ``config.data == "custom"``; both levels are taken from it.
         search_space: a space of your own instead of the one named by ``config.space``.
-        progress: who watches.
+        progress: who watches; None for a bar in a terminal and silence elsewhere, ``Progress()`` for silence.
         command: how the run was started, for the report.
         after: what the caller will do with the genotype; kept in ``config.json`` so that a resumption can too.
 
@@ -54,9 +55,10 @@ def search(
     with use_backend(config.backend):
         job = SearchJob(config, _train_set(config, train_set), search_space)
         record = {"kind": "search", "config": config.to_json(), "command": command, "after": dict(after or {})}
+        record["origin"] = describe_origin()
         record |= {"environment": describe_environment(job.device, config.threads), "space": job.space.to_json()}
         with RunFolder.create(path, record) as folder:
-            return job.run(folder, progress or Progress())
+            return job.run(folder, watcher(progress))
 
 
 def resume(
@@ -77,7 +79,7 @@ def resume(
     Raises:
         UserError: for a folder that is no search, or a checkpoint that is damaged or from elsewhere.
     """
-    progress = progress or Progress()
+    progress = watcher(progress)
     with reopened(path, "search", SearchConfig.from_json) as (folder, config):
         job = SearchJob(config, _train_set(config, train_set), Space.from_json(folder.config.get("space")))
         return job.run(folder, progress, folder.load(previous=previous) if folder.steps() else None)

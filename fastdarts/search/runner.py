@@ -230,8 +230,18 @@ def _one_epoch(job: Job, folder: RunFolder, at: _Position, progress: Progress, s
     at.elapsed += clock.lap()
     record |= {"step_ms": at.step_ms(), "peak_bytes": peak_bytes(job.device), "elapsed_s": round(at.elapsed, 3)}
     folder.log(record)
-    for name, value in record.items():
-        if isinstance(value, float) and name not in TIMING_KEYS:
-            folder.scalar(name, value, step)
+    for name, value in _curves(record):
+        folder.scalar(name, value, step)
     progress.epoch(record)
     at.next_epoch()
+
+
+def _curves(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """What TensorBoard draws of an epoch's record: its figures, and those of each cell as ``entropy/normal``."""
+    for name, value in record.items():
+        if name in TIMING_KEYS:
+            continue
+        if isinstance(value, float) or name == "parameters":
+            yield name, value
+        elif isinstance(value, Mapping):
+            yield from ((f"{name}/{key}", each) for key, each in value.items() if type(each) in (int, float))
