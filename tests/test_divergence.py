@@ -15,6 +15,7 @@ from fastdarts.cli.printing import print_json
 from fastdarts.errors import Diverged
 from fastdarts.evaluate import RetrainConfig, budget, compare, compare_methods, retrain, search_many
 from fastdarts.evaluate import compare as comparing
+from fastdarts.report.methods import methods_words
 from fastdarts.runs import RunFolder
 from fastdarts.search import Progress, resume, search
 from fastdarts.search.divergence import WORST, check_losses
@@ -111,6 +112,8 @@ def test_a_method_that_diverged_has_no_figures(tmp_path: Path) -> None:
     result = compare_methods(methods, tmp_path / "c", search=search_settings, training=SMALL, **arguments)
     assert list(result["methods"]) == ["darts-first", "random"]
     assert sorted(result["diverged"]) == ["darts-one-level-seed0", "darts-one-level-seed1"]
+    left_out = [line for line in methods_words(result) if line.startswith("Left out: ")]
+    assert [line.split()[2] for line in left_out] == ["darts-one-level-seed0", "darts-one-level-seed1"]
     with pytest.raises(Diverged, match="leaves nothing to compare"):
         compare_methods(("darts-first",), tmp_path / "d", search=SMALL, training=SMALL | WILD, **arguments)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -81,6 +82,8 @@ def announce_searches(
     if selection is not None:
         settings = {**selection, **own, "data_root": first.data_root}
         several = evaluate.estimate_trainings([evaluate.RetrainConfig(found.text(), **settings)] * len(configs))
+        # They learn from the weight level's images only.
+        several = [dataclasses.replace(each, steps=max(1, int(each.steps * first.train_portion))) for each in several]
     last = []
     if after["retrain_epochs"]:
         settings = trained_after(after, vars(first), found)

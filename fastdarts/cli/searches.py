@@ -262,8 +262,6 @@ def print_methods(result: Mapping[str, Any], as_json: bool) -> None:
         typer.echo("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
     for line in ["", *methods_words(result), ""]:
         typer.echo(line)
-    for name, what in result.get("diverged", {}).items():
-        typer.echo(f"left out: {name} diverged, {what}")
     typer.echo(f"path    {result['path']}\nreport  {result['report']}")
     fail_if_diverged(result)
 

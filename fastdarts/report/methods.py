@@ -72,6 +72,7 @@ def methods_words(comparison: Mapping[str, Any]) -> list[str]:
         for name in _ranked(comparison)
         if name != comparison["baseline"]
     ]
+    lines += [f"Left out: {name} diverged ({what})." for name, what in comparison.get("diverged", {}).items()]
     least = 2.0 ** (1 - seeds)
     note = f"With {plural(seeds, 'seed')} Wilcoxon's p cannot be below {least:.3g}"
     if tested > 1:

@@ -132,9 +132,11 @@ def _page(found: Mapping[str, Any], folder: RunFolder) -> str:
 def _about(found: Mapping[str, Any], folder: RunFolder) -> str:
     config = folder.config["config"]
     varied = list(next(iter(found["searches"].values()))["varied"])
+    diverged = found.get("diverged", {})
+    left_out = f" Left out, since they diverged: {', '.join(diverged)}." if diverged else ""
     return (
         f"Search space {config['space']} with method {config['method']} on data {config['data']}; the searches differ "
-        f"in {' and '.join(varied) or 'nothing'}."
+        f"in {' and '.join(varied) or 'nothing'}.{left_out}"
     )
 
 
