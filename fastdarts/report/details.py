@@ -187,7 +187,8 @@ def files_section(run: RunRecords) -> Markup:
             continue
         # TensorBoard puts the machine's name into its files' names.
         name = f"{_EVENTS}\u2026" if entry.name.startswith(_EVENTS) else entry.name
-        rows.append([name + "/" * entry.is_dir(), size])
+        # As code a long name may break, so that the table fits a phone.
+        rows.append([element("code", name + "/" * entry.is_dir()), size])
     return element(
         "section", element("h2", "Files"), element("pre", f"{run.path.name}/"), table(["File", "Size"], rows)
     )
