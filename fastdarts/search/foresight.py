@@ -8,10 +8,32 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-__all__ = ["few_steps", "missing_classes"]
+from fastdarts.errors import UserError
+from fastdarts.spaces import Space
+
+__all__ = ["check_cells", "few_steps", "missing_classes"]
 
 # As far as the alphas of the digits' search go: 165 steps of 0.009.
 _USUAL_REACH = 1.5
+
+
+def check_cells(space: Space, layers: int) -> None:
+    """Refuse a network without a cell of some type: its alphas would stay as they were drawn, and be read as found.
+
+    Args:
+        space: the search space.
+        layers: number of cells.
+
+    Raises:
+        UserError: naming the type.
+    """
+    absent = [key for key in space.arch_keys(layers) if key not in space.keys(layers)]
+    if absent:
+        raise UserError(
+            f"a network of {layers} cells has no {absent[0]} cell, whose operators would never be searched",
+            "at least 3 layers",
+            "layers 1/3 and 2/3 down the network are reduction cells",
+        )
 
 
 def few_steps(arch_lr: float, steps: int, candidates: int) -> str:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from fastdarts.data import Augmentation, Batches, ImageSet, split_levels
-from fastdarts.errors import UserError
 from fastdarts.nn import Supernet
 from fastdarts.runs import Checkpoint, RunFolder
 from fastdarts.search.choices import Action, Begin, EpochEnd, Finished, Rewire, Rollback, Stage, Stop
@@ -21,7 +20,7 @@ from fastdarts.search.curvature import measure
 from fastdarts.search.divergence import WORST, check_losses
 from fastdarts.search.environment import reproducible, resolve_device, seed_everything
 from fastdarts.search.figures import check_batch, count_parameters, entropy
-from fastdarts.search.foresight import few_steps, missing_classes
+from fastdarts.search.foresight import check_cells, few_steps, missing_classes
 from fastdarts.search.graph import new_recorder, new_step
 from fastdarts.search.interrupt import stoppable
 from fastdarts.search.methods import compose
@@ -234,7 +233,7 @@ class SearchJob:
     def _build(self, stage: Stage) -> None:
         """The stage's supernet and optimisers, drawn from torch's generator."""
         config, self.stage = self.config, stage
-        _check_cells(stage)
+        check_cells(stage.space, stage.layers)
         self.model = Supernet(
             stage.space,
             channels=config.channels,
@@ -363,17 +362,6 @@ class SearchJob:
             "edge_weights": listed(edge_weights) if edge_weights is not None else None,
             "edges": edges,
         }
-
-
-def _check_cells(stage: Stage) -> None:
-    """Refuse a network without a cell of some type: its alphas would stay as they were drawn, and be read as found."""
-    absent = [key for key in stage.space.arch_keys(stage.layers) if key not in stage.space.keys(stage.layers)]
-    if absent:
-        raise UserError(
-            f"a network of {stage.layers} cells has no {absent[0]} cell, whose operators would never be searched",
-            "at least 3 layers",
-            "layers 1/3 and 2/3 down the network are reduction cells",
-        )
 
 
 def _offered(rows: Sequence[Sequence[float]], edges: Sequence[Mapping[str, Any]]) -> list[float]:
