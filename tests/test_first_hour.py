@@ -26,7 +26,7 @@ COMMANDS = [line for kind, text in PAGE if kind == "sh" for line in text.splitli
 SMALL = "--epochs 1 --channels 4 --layers 3 --batch-size 256"
 SMALLER = {
     "search --run": f"{SMALL} --space s2 --retrain-epochs 1 --retrain-batch-size 256 --random-cells 2",
-    "compare runs": f"{SMALL} --random-cells 2 --seeds 1",
+    "compare runs/first --random": f"{SMALL} --random-cells 2 --seeds 1",
     "compare --methods": f"{SMALL} --methods random-ws --space s2 --seeds 2 --search-set epochs=1 "
     "--search-set channels=4 --search-set batch_size=256 "
     "--search-set random-ws:samples=2 --search-set random-ws:finalists=1",
