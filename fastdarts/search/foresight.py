@@ -11,7 +11,7 @@ from torch import Tensor
 from fastdarts.errors import UserError
 from fastdarts.spaces import Space
 
-__all__ = ["check_cells", "few_steps", "missing_classes"]
+__all__ = ["check_cells", "few_steps", "foresee", "missing_classes"]
 
 # As far as the alphas of the digits' search go: 165 steps of 0.009.
 _USUAL_REACH = 1.5
@@ -34,6 +34,12 @@ def check_cells(space: Space, layers: int) -> None:
             "at least 3 layers",
             "layers 1/3 and 2/3 down the network are reduction cells",
         )
+
+
+def foresee(arch_lr: float, steps: int, space: Space, labels: Tensor, levels: Mapping[str, Tensor]) -> list[str]:
+    """What to tell before the first step, a line each: :func:`few_steps` and :func:`missing_classes`."""
+    widest = max(space.normal.width, space.reduce.width)
+    return [line for line in (few_steps(arch_lr, steps, widest), missing_classes(labels, levels)) if line]
 
 
 def few_steps(arch_lr: float, steps: int, candidates: int) -> str:

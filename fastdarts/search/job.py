@@ -20,7 +20,7 @@ from fastdarts.search.curvature import measure
 from fastdarts.search.divergence import WORST, check_losses
 from fastdarts.search.environment import reproducible, resolve_device, seed_everything
 from fastdarts.search.figures import check_batch, count_parameters, entropy
-from fastdarts.search.foresight import check_cells, few_steps, missing_classes
+from fastdarts.search.foresight import check_cells, foresee
 from fastdarts.search.graph import new_recorder, new_step
 from fastdarts.search.interrupt import stoppable
 from fastdarts.search.methods import compose
@@ -108,7 +108,6 @@ class SearchJob:
         if config.one_level:
             weight_level = torch.cat([weight_level, arch_level])
         levels = {"weight": weight_level, "architecture": arch_level}
-        self._missing = missing_classes(images.labels, levels)
         augmentation = Augmentation(config.crop, config.flip, config.cutout)
 
         def batches(indices: Tensor, stream: int) -> Batches:
@@ -131,6 +130,8 @@ class SearchJob:
         whole = Stage(0, config.epochs, self.space, config.layers)
         self._build(whole if self.choices.first is None else self.choices.first(whole))
         check_batch(self.model, images, config.batch_size)
+        steps = (self.stage.epochs - config.arch_start_epoch) * self.steps if self.choices.relaxation.learns else 0
+        self._foreseen = foresee(config.arch_lr, steps, self.stage.space, images.labels, levels)
 
     @property
     def epochs(self) -> int:
@@ -143,8 +144,8 @@ class SearchJob:
             with reproducible(self.device, self.config.threads):
                 self.folder, self.progress = folder, progress
                 self._connect()
-                if checkpoint is None:
-                    self._foresee()
+                for line in self._foreseen if checkpoint is None else ():
+                    progress.note(line)
                 run_job(self, folder, progress=progress, checkpoint=checkpoint, save_every=self.config.save_every)
                 result = self._result(folder)
                 folder.hparams(self.config.to_json(), ("valid_accuracy", "test_accuracy"))
@@ -152,14 +153,6 @@ class SearchJob:
             folder.write_text("genotype.txt", result.genotype.text() + "\n")
             folder.write_json("result.json", result.to_json())
         return result
-
-    def _foresee(self) -> None:
-        """Tell what can be known already."""
-        config, cells = self.config, [self.stage.space.cell(key, self.stage.layers) for key in self.model.arch.alphas]
-        steps = (self.stage.epochs - config.arch_start_epoch) * self.steps if self.choices.relaxation.learns else 0
-        for line in (few_steps(config.arch_lr, steps, max(cell.width for cell in cells)), self._missing):
-            if line:
-                self.progress.note(line)
 
     def rehearse(self) -> None:
         """Make ready for steps outside of a run, which measure what one takes; this job cannot run afterwards."""
