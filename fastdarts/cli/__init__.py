@@ -90,12 +90,12 @@ def search(
     progress = _progress(as_json)
     _check_resumption(context)
     if resume is not None and several.holds_several(resume):
-        print_result(several.continue_several(resume, previous=previous, jobs=jobs, progress=progress), as_json)
+        print_result(several.continue_several(resume, epochs, previous, jobs=jobs, progress=progress), as_json)
         return
     if searches == 1 and not grid:
         several.check_single(context)
     if resume is not None:
-        result = searching.resume(resume, previous=previous, progress=progress)
+        result = searching.resume(resume, previous=previous, epochs=epochs, progress=progress)
     else:
         data = data or "digits"
         after = plan_after(data, retrain_epochs, random_cells)
@@ -159,7 +159,7 @@ def retrain(
     progress = _progress(as_json)
     _check_resumption(context)
     if resume is not None:
-        result = evaluate.continue_retrain(resume, previous=previous, progress=progress)
+        result = evaluate.continue_retrain(resume, previous=previous, epochs=epochs, progress=progress)
     else:
         chosen = read_target(target)
         if chosen.note:
@@ -305,8 +305,7 @@ def _new_run(what: str) -> Path:
 
 
 def _check_resumption(context: typer.Context) -> None:
-    """Refuse what would be silently ignored: settings beside --resume, since a run keeps its own, and --previous
-    without it."""
+    """Refuse what would be silently ignored: settings beside --resume, and --previous without it."""
     if context.params["resume"] is None:
         if context.params["previous"]:
             raise UserError("--previous was given without --resume", f"fastdarts {context.info_name} --resume RUN")
@@ -314,12 +313,12 @@ def _check_resumption(context: typer.Context) -> None:
     typed = {"settings": "--set", "target": "a genotype"}
     for name in context.params:
         source = context.get_parameter_source(name)
-        if name in ("resume", "previous", "as_json", "jobs") or source is None:
+        if name in ("resume", "previous", "epochs", "as_json", "jobs") or source is None:
             continue
         if source.name == "COMMANDLINE":
             raise UserError(
                 f"{typed.get(name, '--' + name.replace('_', '-'))} was given beside --resume",
-                f"fastdarts {context.info_name} --resume RUN alone",
+                f"fastdarts {context.info_name} --resume RUN alone, or with --epochs",
                 "a resumed run keeps its settings",
             )
 

@@ -54,7 +54,12 @@ Data = Annotated[
     Option(help="digits (shipped), cifar10, cifar100, svhn, mnist or fashion-mnist. (default: the run's, or digits)"),
 ]
 Device = Annotated[str, Option(help="auto, cpu, cuda or cuda:N.")]
-Epochs = Annotated[int | None, Option(help="Passes over the training images. (default: as published; digits 15)")]
+Epochs = Annotated[
+    int | None,
+    Option(
+        help="Passes over the training images; with --resume, extend a finished run. (default: as published; digits 15)"
+    ),
+]
 Graph = Annotated[
     str, Option(help="On a GPU, a step as one CUDA graph: auto (where it can be one) or off. The numbers are the same.")
 ]
@@ -72,7 +77,12 @@ Png = Annotated[Path | None, Option(help="Write the drawing as PNG.")]
 Previous = Annotated[bool, Option("--previous", help="With --resume: use the checkpoint before the newest one.")]
 RandomCells = Annotated[int, Option(help="Compare with so many random cells, retrained alike.")]
 Report = Annotated[bool, Option("--report", help="Write the run's report.html anew.")]
-Resume = Annotated[Path | None, Option(metavar="RUN", help="Continue this run, bit for bit, with its own settings.")]
+Resume = Annotated[
+    Path | None,
+    Option(
+        metavar="RUN", help="Continue this run, bit for bit, with its own settings; --epochs N extends a finished one."
+    ),
+]
 RetrainEpochs = Annotated[
     int | None, Option(help="Then retrain and test the genotype; 0: do not. (default: 15 for digits, else 0)")
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastdarts.evaluate.compare import compare, comparison_folder, statistics
+from fastdarts.evaluate.folders import free_folder
 from fastdarts.evaluate.methods import compare_methods, methods_folder
 from fastdarts.evaluate.paired import compare_paired
 from fastdarts.evaluate.regret import Network, Table, mean_and_spread, trajectory
@@ -22,6 +23,7 @@ __all__ = [
     "comparison_folder",
     "continue_many",
     "continue_retrain",
+    "free_folder",
     "genotypes",
     "mean_and_spread",
     "methods_folder",

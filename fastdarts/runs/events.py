@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fastdarts.reading import open_regular
+
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
@@ -65,7 +67,7 @@ class Events:
             if size is None:
                 path.unlink()
             elif path.stat().st_size > size:
-                os.truncate(path, size)
+                _truncate(path, size)
         self._purge_step = step + 1
 
     def close(self) -> None:
@@ -78,3 +80,11 @@ class Events:
                 logging.getLogger("fastdarts").warning(
                     "%s: the last TensorBoard events are lost: %s", self._folder, error
                 )
+
+
+def _truncate(path: Path, size: int) -> None:
+    fd = open_regular(path, os.O_WRONLY, follow=False)
+    try:
+        os.ftruncate(fd, size)
+    finally:
+        os.close(fd)
