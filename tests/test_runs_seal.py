@@ -74,6 +74,14 @@ def test_a_file_of_another_name_or_run_is_refused(run: Path, tmp_path: Path) -> 
         RunFolder.open(run).read_json("epochs/0002.json")
 
 
+def test_a_file_of_a_run_inside_is_verified_as_that_runs(run: Path) -> None:
+    inner = make_run(run / "searches" / "one", seed=9)
+    assert RunFolder.open(run).read_json("searches/one/result.json") == RunFolder.open(inner).read_json("result.json")
+    edit(inner / "result.json", lambda value: value | {"valid_accuracy": 1.0})
+    with pytest.raises(UserError, match=rf"one/result\.json {EDITED}"):
+        RunFolder.open(run).read_json("searches/one/result.json")
+
+
 def test_a_resumption_does_not_take_its_answer_from_an_edited_file(searched: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(searched, tmp_path / "run"))
 

@@ -17,7 +17,7 @@ from fastdarts.runs.checkpoints import Checkpoint, Records
 from fastdarts.runs.durable import TEMPORARY, clean, drop_folder, make_folder, replace_file, sync_folder
 from fastdarts.runs.error import CheckpointError, storage_errors
 from fastdarts.runs.events import Events
-from fastdarts.runs.inside import CONFIG, METRICS, check_inside, foreign, path_inside, refuse_filled
+from fastdarts.runs.inside import CONFIG, METRICS, check_inside, foreign, innermost, path_inside, refuse_filled
 from fastdarts.runs.lock import LOCK, RunLock
 from fastdarts.runs.schemas import check_config, check_file, check_record
 from fastdarts.runs.seal import digest, sealed, unsealed
@@ -220,7 +220,7 @@ class RunFolder:
         return path
 
     def read_json(self, name: str, needs: Sequence[str] = ()) -> Any:
-        """Read a JSON file of the run, verified by its digest.
+        """Read a JSON file of the run, or of a run inside it, verified by its digest.
 
         Args:
             name: inside the run, such as "epochs/0003.json".
@@ -238,6 +238,8 @@ class RunFolder:
 
     def _read(self, name: str) -> Any:
         path = self.inside(name)
+        if (owner := innermost(self.path, path)) != self.path:
+            return RunFolder.open(owner)._read(str(path.relative_to(owner)))
         value = unsealed(read_json(path, follow=False), self._config_digest, name, str(path), str(self.path))
         check_file(self.config.get("kind"), name, value, str(path))
         return value
@@ -373,13 +375,11 @@ class RunFolder:
             try:
                 records = checkpoints.recorded(self.path, step, config_digest=self._config_digest)
             except CheckpointError:
-                # Told by who wants to continue from it.
-                continue
+                continue  # told by who wants to continue from it
             return f"the checkpoint of step {step}", records.metrics_bytes, records.metrics_sha256
         name = _RESULTS.get(str(self.config.get("kind")), "")
         if name and not self.steps() and (self.path / name).is_file():
-            # One that cannot be read is told by who wants it.
-            with suppress(UserError):
+            with suppress(UserError):  # told by who wants the result
                 records = self._read(name).get(_RECORDS)
                 if records is not None:
                     return name, records["bytes"], records["sha256"]

@@ -13,7 +13,7 @@ from fastdarts.reading import storage_errors
 from fastdarts.runs.durable import TEMPORARY
 from fastdarts.runs.lock import LOCK
 
-__all__ = ["CONFIG", "METRICS", "check_inside", "foreign", "path_inside", "refuse_filled"]
+__all__ = ["CONFIG", "METRICS", "check_inside", "foreign", "innermost", "path_inside", "refuse_filled"]
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
@@ -74,6 +74,14 @@ def _refuse(path: str, mode: int) -> UserError:
         remedy = "put the file or folder itself in its place, if you trust whoever made the run"
         return UserError(f"{path} is a link to {os.readlink(path)}", expected, remedy)
     return UserError(f"{path} is a {'FIFO' if stat.S_ISFIFO(mode) else 'special file'}", expected, "remove it")
+
+
+def innermost(root: Path, path: Path) -> Path:
+    """The run that a file inside a run belongs to: the run itself, or one inside it."""
+    while (path := path.parent) != root:
+        if (path / CONFIG).is_file():
+            return path
+    return root
 
 
 def path_inside(root: Path, name: str) -> Path:

@@ -24,13 +24,15 @@ _GENOTYPE = {"format!": str, "cells!": {str: {"inputs": int, "nodes!": [[list]],
 
 _CONFIG: dict[str, Any] = {"kind!": str, "command": _TEXT, "environment": dict, "config": dict, "space": (dict, None)}
 _AFTER = {"retrain_epochs": _COUNT, "random_cells": _COUNT}
-_TRAINED = {"genotype": str, "epochs": int, "channels": int, "layers": int, "batch_size": int}
+_PLACED = {"data": str, "data_root": _TEXT, "device": str, "backend": str, "threads": int, "save_every": int}
+_SEARCH = {**_PLACED, "method": str, "space": str, "epochs": int, "layers": int, "channels": int, "options": dict}
+_TRAINED = {**_PLACED, "genotype": str, "epochs": int, "channels": int, "layers": int, "batch_size": int}
 _CONFIGS: dict[str, Any] = {
-    "search": {**_CONFIG, "config!": dict, "after": _AFTER},
+    "search": {**_CONFIG, "config!": _SEARCH, "after": _AFTER},
     "retrain": {**_CONFIG, "config!": {**_TRAINED, "genotype!": str}},
     "compare": {**_CONFIG, "trainings!": {str: _TRAINED}},
     "compare-methods": {**_CONFIG, "data!": str, "search!": dict, "training!": dict},
-    "searches": {**_CONFIG, "config!": dict, "searches!": {str: dict}, "selection!": dict, "after": _AFTER},
+    "searches": {**_CONFIG, "config!": _SEARCH, "searches!": {str: _SEARCH}, "selection!": dict, "after": _AFTER},
     "table": {**_CONFIG, "settings!": dict, "portion!": float},
 }
 KINDS = frozenset(_CONFIGS)
