@@ -22,6 +22,7 @@ __all__ = [
     "LIMIT",
     "conform",
     "content",
+    "kind_of",
     "open_regular",
     "parse_json",
     "read_bytes",
@@ -78,6 +79,24 @@ def storage_errors(
         if "null byte" not in str(error) and "null character" not in str(error):
             raise
         raise UserError(f"{os.fspath(path)!r} is no path: it holds a null character", "the path of a file") from error
+
+
+def kind_of(path: str | os.PathLike[str]) -> str:
+    """`folder`, `file`, `other` (a FIFO, a device, ...) or "" where nothing is, or nothing can be by that name.
+
+    Raises:
+        UserError: where the system does not let it be known.
+    """
+    with storage_errors(path, doing="read"):
+        try:
+            mode = os.stat(path).st_mode
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP):
+                return ""
+            raise
+        except ValueError:
+            return ""
+    return "folder" if stat.S_ISDIR(mode) else "file" if stat.S_ISREG(mode) else "other"
 
 
 def open_regular(path: str | os.PathLike[str], flags: int = os.O_RDONLY, *, follow: bool = True) -> int:

@@ -19,7 +19,7 @@ import typer
 from fastdarts import __version__
 from fastdarts.cli import methods, options, plan, tabulate
 from fastdarts.cli import searches as several
-from fastdarts.cli.printing import print_result
+from fastdarts.cli.printing import how_to_continue, print_result, printable_streams
 from fastdarts.errors import Interrupted, UserError
 
 __all__ = ["app", "main"]
@@ -239,7 +239,7 @@ def compare(
     result = evaluate.compare(chosen.genotype, path, **arguments, progress=_progress(as_json), command=_command())
     summary = {key: value for key, value in result.items() if key not in ("random", "found")}
     summary |= {"found_accuracy": result["found"]["mean"], "path": str(path)}
-    if chosen.run is not None and chosen.run.config["kind"] == "search":
+    if chosen.run is not None and chosen.run.config.get("kind") == "search":
         summary["report"] = str(record_comparison(chosen.run.path, result))
     print_result(summary, as_json)
 
@@ -258,7 +258,7 @@ def show(
     from fastdarts.cli.targets import read_target
 
     chosen = read_target(target)
-    if report and (chosen.run is None or chosen.run.config["kind"] != "search"):
+    if report and (chosen.run is None or chosen.run.config.get("kind") != "search"):
         raise UserError(f"{target!r} is no search", "the run folder of a search with --report")
     if chosen.note:
         _progress(as_json).note(chosen.note)
@@ -339,6 +339,7 @@ def main() -> None:
     # cores from each other as soon as another process wants one: a digits step on two threads takes 0.7 s alone, with
     # either setting, and beside one busy process 2.4 s with OpenMP's own and 1.9 s with this one.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    printable_streams()
     try:
         with _ended_by_signals():
             if os.environ.get("FASTDARTS_IMPORT"):  # primitives of one's own; torch with them
@@ -352,6 +353,11 @@ def main() -> None:
     except UserError as error:
         typer.echo(f"fastdarts: {error}", err=True)
         code = 2
+    except OSError as error:
+        # What the system refuses where nobody expects it: a folder that cannot be listed, no file descriptor left.
+        place = f": {os.fsdecode(error.filename)}" if isinstance(error.filename, (str, bytes)) else ""
+        typer.echo(f"fastdarts: {error.strerror or error}{place}; check the disk, the path and its rights", err=True)
+        code = 2
     except _USAGE_ERROR as error:
         message = error.format_message()
         # Without a command the message is the help itself; typer has printed it already where it comes out empty.
@@ -360,7 +366,7 @@ def main() -> None:
             typer.echo(message if no_command else f"fastdarts: {message}; see fastdarts --help", err=True)
         code = 2
     except Interrupted as stop:
-        typer.echo(f"fastdarts: {stop}; continue with: {_how_to_continue(stop.path)}", err=True)
+        typer.echo(f"fastdarts: {stop}; continue with: {how_to_continue(stop.path, _command())}", err=True)
         code = 130
     except (typer.Abort, KeyboardInterrupt):
         typer.echo("fastdarts: stopped at once; a run continues from its last checkpoint with --resume", err=True)
@@ -382,17 +388,3 @@ def _ended_by_signals() -> Iterator[None]:
     finally:
         for number, handler in before:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
-
-
-def _how_to_continue(path: Path) -> str:
-    """The command that continues: the same one again for a comparison, else --resume of the run that was started."""
-    if sys.argv[1] == "compare":
-        return _command()
-    kind, outermost = sys.argv[1], None
-    kinds = ("search", "searches") if kind == "search" else (kind,)
-    for folder in (path, *path.parents):
-        config = folder / "config.json"
-        # The outermost, since one of several searches is a run inside another.
-        if config.is_file() and json.loads(config.read_text(encoding="utf-8")).get("kind") in kinds:
-            outermost = folder
-    return _command() if outermost is None else shlex.join(["fastdarts", kind, "--resume", str(outermost)])

@@ -47,7 +47,7 @@ def _evaluate(
         named["epochs"] = after["retrain_epochs"]
     settings = evaluate.budget(found=result.genotype, **named)
     if after.get("random_cells"):
-        arguments: dict[str, Any] = {"search_space": Space.from_json(folder.config["space"]), "settings": settings}
+        arguments: dict[str, Any] = {"search_space": Space.from_json(folder.config.get("space")), "settings": settings}
         arguments["random_cells"] = after["random_cells"]
         path = evaluate.comparison_folder(folder.path / "compare", result.genotype, **arguments)
         comparison = evaluate.compare(result.genotype, path, **arguments, progress=progress)
