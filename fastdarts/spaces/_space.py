@@ -22,6 +22,7 @@ _SPACE: dict[str, Any] = {"name!": str, "normal!": _CELL, "reduce!": _CELL, "sha
 _SPACE |= {"keep!": (int, None), "source!": str}
 # The deepest network of the field has some hundred cells; every cell costs memory before anything is computed.
 _MOST_LAYERS = 10_000
+_MOST_NODES = 1_000
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,8 @@ class CellSpace:
         object.__setattr__(self, "concat", tuple(self.concat))
         if self.nodes < 1 or self.inputs < 1:
             raise UserError(f"a cell of {self.nodes} nodes and {self.inputs} inputs", "at least one of each")
-        if self.nodes > len(self.edges):
-            raise UserError(f"a cell of {self.nodes} nodes and {len(self.edges)} edges", "an edge into every node")
+        if self.nodes > _MOST_NODES:
+            raise UserError(f"a cell of {self.nodes} nodes", f"at most {_MOST_NODES}")
         states = range(self.inputs, self.inputs + self.nodes)
         place = [(edge.node, edge.source) for edge in self.edges]
         for edge in self.edges:
@@ -312,7 +313,7 @@ class Space:
         if not isinstance(data, Mapping) or data.get("format") != _FORMAT:
             raise UserError("not the JSON of a search space", f'an object with "format": "{_FORMAT}"')
         try:
-            conform(data, _SPACE, "it")
+            conform(data, _SPACE, "the JSON of a search space")
             return cls(
                 data["name"],
                 _cell_from_json(data["normal"]),
