@@ -25,7 +25,7 @@ DEVICE_PYTHON ?= python3.12
 JOBS ?= $(shell nproc)
 CALLS ?= A B
 
-.PHONY: search test test-machines mutants paper bench sanitize device-kit device-dry clean
+.PHONY: search test test-machines mutants paper bench sanitize wheel device-kit device-dry clean
 
 search: $(VENV)/ready
 	$(BIN)/fastdarts search --random-cells 5 $(if $(METHOD),--method $(METHOD)) $(ARGS)
@@ -59,6 +59,10 @@ bench: $(VENV)/ready
 # The native core under AddressSanitizer and UBSan: a copy of the tree is built so and runs the op tests. Needs g++.
 sanitize: $(VENV)/ready
 	PYTHON=$(BIN)/python tests/sanitize.sh $(ARGS)
+
+# A wheel in dist/, tried in a fresh environment. With CUDA: FASTDARTS_CUDA="sm_80 sm_90a compute_90" make wheel
+wheel: $(VENV)/ready
+	PYTHON=$(BIN)/python TORCH="$(TORCH)" TORCH_INDEX="$(TORCH_INDEX)" tests/wheel.sh
 
 # What bench/gpu/device.sh carries to a GPU that is lent by the minute: the extension and every kernel, into .dev/. Needs nvcc.
 device-kit: $(DEVICE_VENV)/ready

@@ -351,8 +351,13 @@ def test_impossible_networks(build, message: str) -> None:
 
 def test_the_guide_s_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     guide = (Path(__file__).parents[1] / "docs" / "drop-in.md").read_text(encoding="utf-8")
-    checkpoint, move = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    own, checkpoint, move = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
     monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(darts, "OPS", dict(darts.OPS))
+        patched.setattr(darts, "PRIMITIVES", list(darts.PRIMITIVES))
+        exec(own, {})
+        assert len(darts.Network(2, 3, 1, None).cells[0]._ops[0]._ops) == 9
     torch.save(darts.Network(16, 10, 8, nn.CrossEntropyLoss()).state_dict(), "weights.pt")
     names: dict = {}
     exec(checkpoint + move, names)

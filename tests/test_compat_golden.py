@@ -31,8 +31,8 @@ def golden(name: str) -> dict[str, Any]:
 def assert_numbers(recorded: dict[str, Any], found: dict[str, Any], dtype: torch.dtype) -> None:
     """Each recorded tensor or set of projections within twice the rounding that the peer's own runs show.
 
-    Those runs were made with every instruction set that torch, MKL and oneDNN have: one machine's rounding is not
-    another's. One rounding for a run: what three losses happened to round says nothing of what they may.
+    Those runs were made with every instruction set that torch, MKL and oneDNN have, and with weights and images an eps
+    off: one machine's rounding is not another's. One rounding for a run: what three losses happened to round says nothing of what they may.
     """
     assert recorded.keys() == found.keys()
     rounding = max(numbers[_ERROR[dtype]] for numbers in recorded.values() if isinstance(numbers, dict))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from edits import candidates
 from edits_of_operations import EDITS
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tolerance import assert_all_within, error
+from tolerance import a_rounding_off, assert_all_within, furthest
 from torch import Tensor, nn
 
 from fastdarts._backend import native
@@ -174,17 +174,6 @@ class Outcomes(NamedTuple):
     their_counts: Counter
 
 
-def a_rounding_off(values: Mapping[str, Tensor], draw: int) -> Named:
-    """Each value an eps larger or smaller."""
-    generator = torch.Generator().manual_seed(draw)
-    eps = torch.finfo(torch.float64).eps
-
-    def sign(value: Tensor) -> Tensor:
-        return torch.randn(value.shape, generator=generator, dtype=torch.float64).sign()
-
-    return {key: value * (1 + eps * sign(value)) for key, value in values.items()}
-
-
 def edited(
     model: nn.Module, call: Callable[[nn.Module, Named], Tensor], chosen: Chosen, training: bool, named: Named
 ) -> tuple[Named, Counter]:
@@ -218,15 +207,14 @@ def compose(name: str, chosen: Chosen, training: bool) -> Outcomes | None:
         theirs, their_counts = edited(subject.plain, subject.twin, chosen, training, named)
     except (RuntimeError, ValueError):
         return None
-    rounded = dict(theirs)
+    draws = []
     for draw, twin in enumerate(twins):
-        twin.load_state_dict(a_rounding_off(dict(twin.named_parameters()), draw), strict=False)
-        moved, _ = edited(twin, subject.twin, chosen, training, a_rounding_off(named, draw))
-        for key, value in moved.items():
-            if error(value, theirs[key]) > error(rounded[key], theirs[key]):
-                rounded[key] = value
+        weights = {key: a_rounding_off(weight, draw) for key, weight in twin.named_parameters()}
+        twin.load_state_dict(weights, strict=False)
+        moved = {key: a_rounding_off(value, draw) for key, value in named.items()}
+        draws.append(edited(twin, subject.twin, chosen, training, moved)[0])
     ours, our_counts = edited(subject.ours, subject.call, chosen, training, named)
-    return Outcomes(ours, theirs, rounded, our_counts, their_counts)
+    return Outcomes(ours, theirs, furthest(draws, theirs), our_counts, their_counts)
 
 
 def check(name: str, chosen: Chosen, training: bool) -> None:

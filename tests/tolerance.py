@@ -19,12 +19,12 @@ missing term or one float32 number in a float64 path is larger by orders of magn
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-__all__ = ["assert_all_within", "assert_within", "error"]
+__all__ = ["a_rounding_off", "assert_all_within", "assert_within", "error", "furthest"]
 
 _ROUNDINGS = {torch.float16: 1, torch.bfloat16: 1, torch.float32: 2, torch.float64: 4}
 
@@ -36,6 +36,22 @@ def error(values: Tensor, ref64: Tensor) -> float:
     difference = torch.where(same, 0.0, (values - ref64).abs())
     difference[difference.isnan()] = torch.inf
     return float(difference.max()) if difference.numel() else 0.0
+
+
+def a_rounding_off(x: Tensor, draw: int) -> Tensor:
+    """x with each value an eps larger or smaller.
+
+    What becomes of such inputs in plain torch is what rounding does to a result: where one result of plain torch is too
+    lucky a draw to say what is allowed, as after many layers or steps, some of these say it (:func:`furthest`).
+    """
+    generator = torch.Generator().manual_seed(draw)
+    sign = torch.randn(x.shape, generator=generator, dtype=torch.float64).sign()
+    return (x.detach() * (1 + torch.finfo(x.dtype).eps * sign)).to(x.dtype)
+
+
+def furthest(draws: Sequence[Mapping[str, Tensor]], ref64: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """For each name that of the draws which is furthest from the reference."""
+    return {name: max((draw[name] for draw in draws), key=lambda x: error(x, ref)) for name, ref in ref64.items()}
 
 
 def assert_within(name: str, got: Tensor, eager: Tensor, ref64: Tensor, *, terms: float = 0.0) -> None:
