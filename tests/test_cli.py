@@ -320,7 +320,7 @@ def test_doctor_in_both_forms(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
         (["search", "--set", "flip=1"], "expected a value of type bool"),
         (["search", "--check-hypergradient", "0;1"], "no list of numbers"),
         (["search", "--resume", "nowhere"], "nowhere"),
-        (["search", "--resume", "nowhere", "--epochs", "3"], "--epochs was given beside --resume"),
+        (["search", "--resume", "nowhere", "--layers", "3"], "--layers was given beside --resume"),
         (["search", "--data", "imagenet"], "imagenet"),
         (["search", "--data", "cifar10", "--root", "/nonexistent"], "/nonexistent"),
         (["search", "--backend", "warp"], "warp"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import signal
@@ -19,7 +18,7 @@ import typer
 from fastdarts import __version__
 from fastdarts.cli import agree, doctor, methods, options, plan, runs, tabulate
 from fastdarts.cli import searches as several
-from fastdarts.cli.printing import print_result
+from fastdarts.cli.printing import how_to_continue, print_result, printable_streams
 from fastdarts.errors import Diverged, Interrupted, UserError
 
 __all__ = ["app", "main"]
@@ -98,12 +97,12 @@ def search(
     progress = _progress()
     _check_resumption(context)
     if resume is not None and several.holds_several(resume):
-        print_search(several.continue_several(resume, previous=previous, jobs=jobs, progress=progress), as_json)
+        print_search(several.continue_several(resume, epochs, previous, jobs=jobs, progress=progress), as_json)
         return
     if searches == 1 and not grid:
         several.check_single(context)
     if resume is not None:
-        result = searching.resume(resume, previous=previous, progress=progress)
+        result = searching.resume(resume, previous=previous, epochs=epochs, progress=progress)
         print_search(finish_run(result, progress), as_json)
         return
     data = data or "digits"
@@ -148,7 +147,7 @@ def retrain(
     progress = _progress()
     _check_resumption(context)
     if resume is not None:
-        result = evaluate.continue_retrain(resume, previous=previous, progress=progress)
+        result = evaluate.continue_retrain(resume, previous=previous, epochs=epochs, progress=progress)
     else:
         chosen = read_target(target)
         if chosen.note:
@@ -283,8 +282,7 @@ def _new_run(what: str) -> Path:
 
 
 def _check_resumption(context: typer.Context) -> None:
-    """Refuse what would be silently ignored: settings beside --resume, since a run keeps its own, and --previous
-    without it."""
+    """Refuse what would be silently ignored: settings beside --resume, and --previous without it."""
     if context.params["resume"] is None:
         if context.params["previous"]:
             raise UserError("--previous was given without --resume", f"fastdarts {context.info_name} --resume RUN")
@@ -292,12 +290,12 @@ def _check_resumption(context: typer.Context) -> None:
     typed = {"settings": "--set", "target": "a genotype"}
     for name in context.params:
         source = context.get_parameter_source(name)
-        if name in ("resume", "previous", "as_json", "jobs", "yes") or source is None:
+        if name in ("resume", "previous", "epochs", "as_json", "jobs", "yes") or source is None:
             continue
         if source.name == "COMMANDLINE":
             raise UserError(
                 f"{typed.get(name, '--' + name.replace('_', '-'))} was given beside --resume",
-                f"fastdarts {context.info_name} --resume RUN alone",
+                f"fastdarts {context.info_name} --resume RUN alone, or with --epochs",
                 "a resumed run keeps its settings",
             )
 
@@ -319,6 +317,7 @@ def main() -> None:
     # cores from each other as soon as another process wants one: a digits step on two threads takes 0.7 s alone, with
     # either setting, and beside one busy process 2.4 s with OpenMP's own and 1.9 s with this one.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    printable_streams()
     try:
         with _ended_by_signals():
             if os.environ.get("FASTDARTS_IMPORT"):  # primitives of one's own; torch with them
@@ -332,6 +331,11 @@ def main() -> None:
     except UserError as error:
         typer.echo(f"fastdarts: {error}", err=True)
         code = 2
+    except OSError as error:
+        # What the system refuses where nobody expects it: a folder that cannot be listed, no file descriptor left.
+        place = f": {os.fsdecode(error.filename)}" if isinstance(error.filename, (str, bytes)) else ""
+        typer.echo(f"fastdarts: {error.strerror or error}{place}; check the disk, the path and its rights", err=True)
+        code = 2
     except _USAGE_ERROR as error:
         message = error.format_message()
         # Without a command the message is the help itself; typer has printed it already where it comes out empty.
@@ -343,7 +347,7 @@ def main() -> None:
         typer.echo(f"fastdarts: {error}", err=True)
         code = 1
     except Interrupted as stop:
-        typer.echo(f"fastdarts: {stop}; continue with: {_how_to_continue(stop.path)}", err=True)
+        typer.echo(f"fastdarts: {stop}; continue with: {how_to_continue(stop.path, _command())}", err=True)
         code = 130
     except (typer.Abort, KeyboardInterrupt):
         typer.echo("fastdarts: stopped at once; a run continues from its last checkpoint with --resume", err=True)
@@ -365,17 +369,3 @@ def _ended_by_signals() -> Iterator[None]:
     finally:
         for number, handler in before:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
-
-
-def _how_to_continue(path: Path) -> str:
-    """The command that continues: the same one again for a comparison, else --resume of the run that was started."""
-    if sys.argv[1] == "compare":
-        return _command()
-    kind, outermost = sys.argv[1], None
-    kinds = ("search", "searches") if kind == "search" else (kind,)
-    for folder in (path, *path.parents):
-        config = folder / "config.json"
-        # The outermost, since one of several searches is a run inside another.
-        if config.is_file() and json.loads(config.read_text(encoding="utf-8")).get("kind") in kinds:
-            outermost = folder
-    return _command() if outermost is None else shlex.join(["fastdarts", kind, "--resume", str(outermost)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ def _evaluate(
     summary: dict[str, Any] = {}
     settings = trained_after(after, config, result.genotype)
     if after.get("random_cells"):
-        arguments: dict[str, Any] = {"search_space": Space.from_json(folder.config["space"]), "settings": settings}
+        arguments: dict[str, Any] = {"search_space": Space.from_json(folder.config.get("space")), "settings": settings}
         arguments["random_cells"] = after["random_cells"]
         path = evaluate.comparison_folder(folder.path / "compare", result.genotype, **arguments)
         comparison = evaluate.compare(result.genotype, path, **arguments, progress=progress)
@@ -71,7 +72,10 @@ def _evaluate(
         summary |= {"diverged": comparison["diverged"]} if "diverged" in comparison else {}
     elif after.get("retrain_epochs"):
         chosen = evaluate.RetrainConfig(genotype=result.genotype.text(), **settings)
-        trained = evaluate.retrain_once(chosen, folder.path / "retrain", progress=progress)
+        # A search that was extended may have found another genotype than the one that was retrained.
+        record = {"kind": "retrain", "config": dataclasses.asdict(chosen)}
+        path = evaluate.free_folder(folder.path / "retrain", record)
+        trained = evaluate.retrain_once(chosen, path, progress=progress)
         folder.write_json("retrain.json", trained)
         summary["test_accuracy"] = trained["test_accuracy"]
     return summary

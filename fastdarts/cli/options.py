@@ -64,7 +64,12 @@ Data = Annotated[
     Option(help="digits (shipped), cifar10, cifar100, svhn, mnist or fashion-mnist. (default: the run's, or digits)"),
 ]
 Device = Annotated[str, Option(help="auto, cpu, cuda or cuda:N.")]
-Epochs = Annotated[int | None, Option(help="Passes over the training images. (default: as published; digits 15)")]
+Epochs = Annotated[
+    int | None,
+    Option(
+        help="Passes over the training images; with --resume, extend a finished run. (default: as published; digits 15)"
+    ),
+]
 Graph = Annotated[
     str, Option(help="On a GPU, a step as one CUDA graph: auto (where it can be one) or off. The numbers are the same.")
 ]
@@ -82,7 +87,12 @@ Png = Annotated[Path | None, Option(help="Write the drawing to this .png file.")
 Previous = Annotated[bool, Option("--previous", help="With --resume: use the checkpoint before the newest one.")]
 RandomCells = Annotated[int, Option(help="Compare with so many random cells, retrained alike.")]
 Report = Annotated[bool, Option("--report", help="Write the run's report.html anew.")]
-Resume = Annotated[Path | None, Option(metavar="RUN", help="Continue this run, bit for bit, with its own settings.")]
+Resume = Annotated[
+    Path | None,
+    Option(
+        metavar="RUN", help="Continue this run, bit for bit, with its own settings; --epochs N extends a finished one."
+    ),
+]
 RetrainBatchSize = Annotated[int | None, Option(help="Of the networks trained after the search: images a step.")]
 RetrainChannels = Annotated[int | None, Option(help="Of these: width. (default: as published, 36; digits 8)")]
 RetrainLayers = Annotated[int | None, Option(help="Of these: number of cells. (default: as published, 20; digits 3)")]

@@ -167,14 +167,16 @@ def holds_several(run: Path) -> bool:
     return RunFolder.open(run).config.get("kind") == "searches"
 
 
-def continue_several(run: Path, *, previous: bool, jobs: int, progress: Any) -> dict[str, Any]:
+def continue_several(run: Path, epochs: int | None, previous: bool, *, jobs: int, progress: Any) -> dict[str, Any]:
     """Continue several searches to their end, and print what they would have printed.
 
     Raises:
-        UserError: for ``--previous``, which would have to say of which search.
+        UserError: for ``--previous``, which would have to say of which search, and for ``--epochs``.
     """
     from fastdarts import evaluate
 
+    if epochs is not None:
+        raise UserError(f"--epochs for {run}, which holds several searches", "--resume RUN alone, or a new search")
     if previous:
         raise UserError(
             f"--previous for {run}, which holds several searches",

@@ -40,6 +40,9 @@ _OTHERWISE = {
 }
 
 
+_MOST_CELLS = 10_000
+
+
 def given(named: Mapping[str, Any]) -> dict[str, Any]:
     """The options that were given."""
     return {name: value for name, value in named.items() if value is not None}
@@ -177,8 +180,8 @@ def plan_after(
     Raises:
         UserError: for numbers that cannot be, or a comparison without retraining.
     """
-    if random_cells == 1 or random_cells < 0:
-        raise UserError(f"random_cells is {random_cells}", "0 for no comparison, or at least 2")
+    if random_cells == 1 or not 0 <= random_cells <= _MOST_CELLS:
+        raise UserError(f"random_cells is {random_cells}", f"0 for no comparison, or 2 to {_MOST_CELLS}")
     if retrain_epochs is not None and retrain_epochs < 0:
         raise UserError(f"retrain_epochs is {retrain_epochs}", "0 for no retraining, or more")
     if retrain_epochs == 0 and random_cells:
@@ -226,7 +229,8 @@ def retraining(chosen: Target, named: Mapping[str, Any], settings: list[str] | N
     """
     from fastdarts import evaluate
 
-    searched = chosen.run.config.get("config", {}) if chosen.run else {}
+    searched = chosen.run.config.get("config") if chosen.run else None
+    searched = searched if isinstance(searched, dict) else {}
     overrides = given(named) | read_settings(settings, evaluate.RetrainConfig, named)
     if "data" not in overrides and searched.get("data_root") is not None:
         overrides.setdefault("data_root", searched["data_root"])

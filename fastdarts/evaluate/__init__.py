@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastdarts.evaluate.compare import compare, comparison_folder, left_to_train, statistics
 from fastdarts.evaluate.estimate import Estimate, estimate_searches, estimate_trainings
+from fastdarts.evaluate.folders import free_folder
 from fastdarts.evaluate.methods import compare_methods, left_to_do, methods_folder
 from fastdarts.evaluate.paired import compare_paired
 from fastdarts.evaluate.regret import Network, Table, mean_and_spread, trajectory
@@ -26,6 +27,7 @@ __all__ = [
     "continue_retrain",
     "estimate_searches",
     "estimate_trainings",
+    "free_folder",
     "genotypes",
     "left_to_do",
     "left_to_train",

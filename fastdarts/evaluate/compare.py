@@ -20,6 +20,8 @@ from fastdarts.spaces import Genotype, Space, random_genotype
 
 __all__ = ["compare", "comparison_folder", "left_to_train", "statistics"]
 
+_MOST = 10_000
+
 
 def compare(
     found: Genotype,
@@ -150,6 +152,8 @@ def _trainings(
     found: Genotype, search_space: Space, settings: Mapping[str, Any], random_cells: int, seeds: Sequence[int]
 ) -> tuple[list[str], dict[str, RetrainConfig]]:
     """The genotypes' names, the found one's first, and every training's configuration by its name."""
+    if random_cells > _MOST:
+        raise UserError(f"random_cells is {random_cells}", f"at most {_MOST}", "20 decide most questions")
     if random_cells < 2:
         raise UserError(f"random_cells is {random_cells}", "at least 2, better 20", "an interval needs a spread")
     if not seeds or len(set(seeds)) != len(seeds):

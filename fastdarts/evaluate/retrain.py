@@ -27,6 +27,7 @@ from fastdarts.search.environment import (
     resolve_device,
     seed_everything,
 )
+from fastdarts.search.extension import returned
 from fastdarts.search.figures import check_batch, evaluate
 from fastdarts.search.interrupt import stoppable
 from fastdarts.search.origin import describe_origin
@@ -192,17 +193,29 @@ def continue_retrain(
     *,
     sets: Sets | None = None,
     previous: bool = False,
+    epochs: int | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Continue a training from its newest checkpoint (or the one before), bit for bit.
+    """Continue a training from its newest checkpoint (or the one before), bit for bit, or extend a finished one.
+
+    Args:
+        path: the run folder.
+        sets: the same images as before, for custom data.
+        previous: use the checkpoint before the newest one.
+        epochs: extend a finished training to so many, as :func:`fastdarts.search.resume` does; it is tested again.
+        progress: who watches.
 
     Raises:
-        UserError: for a folder that is no retraining, or a checkpoint that is damaged or from elsewhere.
+        UserError: for a folder that is no retraining, a checkpoint that is damaged or from elsewhere, records that
+            would be lost since the checkpoints were removed, or a training that cannot be extended.
     """
     progress = watcher(progress)
-    with reopened(path, "retrain", RetrainConfig.from_json) as (folder, config):
-        job = RetrainJob(config, images_of(config, sets))
-        return job.run(folder, progress, folder.load(previous=previous) if folder.steps() else None)
+    with reopened(path, "retrain", RetrainConfig.from_json) as (folder, configured):
+        back = returned(folder, configured, "retrain.json", previous=previous, epochs=epochs, progress=progress)
+        if back.result is not None:
+            return dict(back.result)
+        job = RetrainJob(back.config, images_of(back.config, sets))
+        return job.run(folder, progress, back.checkpoint, back.extension)
 
 
 def retrain_once(
@@ -220,7 +233,11 @@ def retrain_once(
     if not begun(path):
         return retrain(config, path, sets=sets, progress=progress)
     if (path / "retrain.json").exists():
-        return RunFolder.open(path).read_json("retrain.json")
+        found = RunFolder.open(path).read_json("retrain.json", ("test_accuracy", "parameters", "text"))
+        if found.get("epochs", config.epochs) != config.epochs:
+            what = f"{path} was extended to {found['epochs']} epochs"
+            raise UserError(what, f"a training of {config.epochs}, as the others", "name another folder (--run)")
+        return found
     return continue_retrain(path, sets=sets, progress=progress)
 
 
@@ -294,13 +311,20 @@ class RetrainJob:
             self.weights, config.lr, momentum=config.momentum, weight_decay=config.weight_decay
         )
 
-    def run(self, folder: RunFolder, progress: Progress, checkpoint: Checkpoint | None = None) -> dict[str, Any]:
+    def run(
+        self,
+        folder: RunFolder,
+        progress: Progress,
+        checkpoint: Checkpoint | None = None,
+        extension: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
         """Train to the end, test once, write and return the result."""
         name = folder.path.name
         self.title = name if name.startswith("retrain") else f"retrain {name}"
         with stoppable(folder.path):
             with reproducible(self.device, self.config.threads):
-                run_job(self, folder, progress=progress, checkpoint=checkpoint, save_every=self.config.save_every)
+                how = {"checkpoint": checkpoint, "extension": extension, "save_every": self.config.save_every}
+                run_job(self, folder, progress=progress, **how)
                 test = Batches(
                     self.test_set,
                     batch_size=self.config.batch_size,
@@ -327,7 +351,7 @@ class RetrainJob:
             } | {key: getattr(self.config, key) for key in kept}
             folder.scalar("test_accuracy", test_accuracy, self.epochs * self.steps)
             folder.hparams(dataclasses.asdict(self.config), ("train_accuracy", "test_accuracy"))
-            folder.write_json("retrain.json", result)
+            folder.write_result(result)
         return result
 
     def begin_epoch(self, epoch: int) -> None:

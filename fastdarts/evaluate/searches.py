@@ -147,11 +147,10 @@ def best_search(path: str | os.PathLike[str]) -> SearchResult:
         UserError: if it is no such folder, or not finished.
     """
     root = Path(path)
-    found = RunFolder.open(root).read_json("searches.json")
-    best = root / found["searches"][found["best"]]["search"]
-    result = RunFolder.open(best).read_json("result.json")
-    values = {field.name: result[field.name] for field in dataclasses.fields(SearchResult)}
-    return SearchResult(**(values | {"genotype": Genotype.from_json(result["genotype"]), "path": best}))
+    folder = RunFolder.open(root)
+    found = folder.read_json("searches.json")
+    best = folder.inside(found["searches"][found["best"]]["search"])
+    return SearchResult.from_json(RunFolder.open(best).read_json("result.json"), best)
 
 
 def _check(configs: Mapping[str, SearchConfig], jobs: int) -> SearchConfig:
@@ -213,7 +212,7 @@ class _Many:
         note_environment(folder, resolve_device(self.first.device), progress, self.first.threads)
         with stoppable(folder.path):
             found = self._found(folder.path, jobs, progress)
-            chosen = RunFolder.open(folder.path / f"searches/{found['best']}")
+            chosen = RunFolder.open(folder.inside(f"searches/{found['best']}"))
             best = Genotype.from_json(chosen.read_json("genotype.json"))
             folder.write_json("genotype.json", best.to_json())
             folder.write_text("genotype.txt", best.text() + "\n")

@@ -18,7 +18,9 @@ from fastdarts.evaluate.folders import continued
 from fastdarts.evaluate.regret import Network, Table
 from fastdarts.evaluate.retrain import RetrainConfig, RetrainJob, Sets, begun, images_of
 from fastdarts.evaluate.tasks import Task, run_tasks
+from fastdarts.reading import conform, read_json
 from fastdarts.runs.durable import replace_file
+from fastdarts.runs.seal import digest, sealed, unsealed
 from fastdarts.search.divergence import WORST, check_losses
 from fastdarts.search.environment import reproducible
 from fastdarts.search.figures import evaluate
@@ -30,6 +32,10 @@ __all__ = ["Training", "genotypes", "tabulate"]
 
 # 15,625 networks, all of NAS-Bench-201, took its authors 100 GPU days: what is larger was probably not meant.
 _MOST = 20_000
+_RESULT = {
+    "parameters!": int,
+    **dict.fromkeys(("valid_loss!", "valid_accuracy!", "test_loss!", "test_accuracy!"), float),
+}
 
 
 def genotypes(space: Space, layers: int | None = None) -> Iterator[Genotype]:
@@ -191,8 +197,15 @@ class Training(Task):
         if not self.finished:
             with stoppable(self.path.parent.parent) as stop:
                 result = self._train(stop)
-                replace_file(self.path, (json.dumps(result) + "\n").encode("ascii"))
-        return json.loads(self.path.read_text(encoding="ascii"))
+                text = json.dumps(sealed(result, self._owner, self.path.name))
+                replace_file(self.path, (text + "\n").encode("ascii"))
+        where, run = str(self.path), str(self.path.parent.parent)
+        found = unsealed(read_json(self.path, follow=False), self._owner, self.path.name, where, run)
+        return conform(found, _RESULT, where)
+
+    @property
+    def _owner(self) -> str:
+        return digest([dataclasses.asdict(cast(RetrainConfig, self.config)), self.portion])
 
     def _train(self, stop: Stop) -> dict[str, Any]:
         config = cast(RetrainConfig, self.config)

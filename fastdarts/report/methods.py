@@ -46,9 +46,9 @@ def write_methods_report(run: str | os.PathLike[str]) -> Path:
         raise UserError(f"{folder.path} holds no finished comparison of methods", "the folder of one")
     comparison = folder.read_json("comparison-methods.json")
     svg = plot_methods(comparison)
-    replace_file(folder.path / "comparison-methods.svg", svg.encode("utf-8"))
+    replace_file(folder.path / "comparison-methods.svg", svg.encode("utf-8", "backslashreplace"))
     page = _page(comparison, folder)
-    return replace_file(folder.path / "report.html", page.encode("utf-8"))
+    return replace_file(folder.path / "report.html", page.encode("utf-8", "backslashreplace"))
 
 
 def methods_rows(comparison: Mapping[str, Any]) -> list[list[str]]:

@@ -29,7 +29,7 @@ class RunRecords:
         epochs: records of finished epochs, one each, in order.
         steps: records of single steps, if the run keeps them.
         checks: hypergradient checks.
-        moves: where it went on in another environment, one each, in order.
+        moves: where it went on in another environment or with more epochs, one each, in order.
         epoch_files: contents of ``epochs/NNNN.json``, at most 120 evenly spaced, the last included.
         genotype: the found one, or the newest epoch's while the search is unfinished; None if there is none.
         genotype_epoch: the epoch it is from if the search is unfinished; None for the final one.
@@ -59,7 +59,10 @@ class RunRecords:
     def settings(self) -> Mapping[str, Any]:
         """The hyper-parameters, from the configuration."""
         settings = self.config.get("config")
-        return settings if isinstance(settings, Mapping) else {}
+        settings = settings if isinstance(settings, Mapping) else {}
+        # An extension is a move too: config.json stays what the run was begun with.
+        extended = [move["environment"]["epochs"] for move in self.moves if "epochs" in move["changed"]]
+        return {**settings, "epochs": extended[-1]} if extended else settings
 
     @property
     def kind(self) -> str:
@@ -100,7 +103,7 @@ def read_run(path: str | os.PathLike[str]) -> RunRecords:
         [epochs[epoch] for epoch in sorted(epochs)],
         [record for record in records if record.get("kind") == "step"],
         [record for record in records if record.get("kind") == "hypergradient"],
-        [record for record in records if record.get("kind") == "environment"],
+        [_move(record) for record in records if record.get("kind") in ("environment", "extension")],
         files,
         genotype,
         genotype_epoch,
@@ -110,6 +113,13 @@ def read_run(path: str | os.PathLike[str]) -> RunRecords:
         [each for each in others if each is not None],
         notes,
     )
+
+
+def _move(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Where a run went on in another environment, or beyond the epochs it was planned for."""
+    if record["kind"] == "environment":
+        return record
+    return {**record, "environment": {"epochs": record["epochs"]}, "changed": ["epochs"]}
 
 
 def _json(folder: RunFolder, name: str, fields: Sequence[str], notes: list[str]) -> dict[str, Any] | None:

@@ -40,7 +40,7 @@ def write_searches_report(run: str | os.PathLike[str]) -> Path:
     if folder.config.get("kind") != "searches" or not (folder.path / "searches.json").exists():
         raise UserError(f"{folder.path} holds no finished searches", "the folder that search --searches N made")
     found = folder.read_json("searches.json")
-    return replace_file(folder.path / "report.html", _page(found, folder).encode("utf-8"))
+    return replace_file(folder.path / "report.html", _page(found, folder).encode("utf-8", "backslashreplace"))
 
 
 def plot_searches(found: Mapping[str, Any], *, narrow: bool = False) -> str:

@@ -6,15 +6,18 @@ import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastdarts.reading import open_regular
+
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-__all__ = ["Events"]
+__all__ = ["Events", "Shown"]
 
 _PATTERN = "events.out.tfevents.*"
 _PLAIN = (bool, int, float, str)
@@ -94,7 +97,7 @@ class Events:
             if size is None:
                 path.unlink()
             elif path.stat().st_size > size:
-                os.truncate(path, size)
+                _truncate(path, size)
         self._purge_step = step + 1
 
     def close(self) -> None:
@@ -107,3 +110,50 @@ class Events:
                 logging.getLogger("fastdarts").warning(
                     "%s: the last TensorBoard events are lost: %s", self._folder, error
                 )
+
+
+def _truncate(path: Path, size: int) -> None:
+    fd = open_regular(path, os.O_WRONLY, follow=False)
+    try:
+        os.ftruncate(fd, size)
+    finally:
+        os.close(fd)
+
+
+class Shown:
+    """The part of a run folder that TensorBoard shows."""
+
+    _events: Events
+
+    def _hold(self) -> None:
+        raise NotImplementedError
+
+    def _writing(self, what: str) -> AbstractContextManager[None]:
+        raise NotImplementedError
+
+    def scalar(self, tag: str, value: float, step: int) -> None:
+        """Add a point to a TensorBoard curve; without tensorboard installed nothing happens.
+
+        Args:
+            tag: the curve, such as "loss/train".
+            value: a number.
+            step: training steps done, the same counter as in `save`.
+
+        Raises:
+            UserError: if it cannot be written.
+        """
+        self._hold()
+        with self._writing("TensorBoard events"):
+            self._events.scalar(tag, value, step)
+
+    def histogram(self, tag: str, values: Sequence[float], step: int) -> None:
+        """Add a histogram to TensorBoard's; the arguments are as for `scalar`, but for many numbers."""
+        self._hold()
+        with self._writing("TensorBoard events"):
+            self._events.histogram(tag, values, step)
+
+    def hparams(self, settings: Mapping[str, Any], metrics: Sequence[str]) -> None:
+        """Tell TensorBoard the run's settings, and the tags of the curves (`scalar`) that they are judged by."""
+        self._hold()
+        with self._writing("TensorBoard events"):
+            self._events.hparams(settings, metrics)

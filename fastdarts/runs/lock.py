@@ -35,7 +35,7 @@ class RunLock:
         self._fd = -1
         _release_in_forked_children()
         with storage_errors(folder / LOCK):
-            self._fd = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+            self._fd = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

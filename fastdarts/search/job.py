@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fastdarts.data import Augmentation, Batches, ImageSet, split_levels
+from fastdarts.errors import UserError
 from fastdarts.nn import Supernet
 from fastdarts.runs import Checkpoint, RunFolder
 from fastdarts.search.choices import Action, Begin, EpochEnd, Finished, Rewire, Rollback, Stage, Stop
@@ -86,6 +87,15 @@ class SearchResult:
         values = dict(vars(self)) | {"genotype": self.genotype.to_json(), "path": str(self.path)}
         return values | {"text": self.genotype.text()}
 
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any], path: Path) -> SearchResult:
+        """Inverse of :meth:`to_json`; the run folder is where it lies now."""
+        needed = {each.name: values.get(each.name) for each in fields(cls)}
+        missing = [name for name, value in needed.items() if value is None]
+        if missing:
+            raise UserError(f"{path / 'result.json'} has no {missing[0]}", "what a finished search writes")
+        return cls(**(needed | {"genotype": Genotype.from_json(values["genotype"]), "path": path}))
+
 
 class SearchJob:
     """The search as :func:`fastdarts.search.runner.run_job` drives it.
@@ -138,7 +148,28 @@ class SearchJob:
         """Epochs of the run as far as they are known."""
         return self.stage.end + self.stage.after if self._ended is None else self._ended
 
-    def run(self, folder: RunFolder, progress: Progress, checkpoint: Checkpoint | None = None) -> SearchResult:
+    def check_extension(self, checkpoint: Checkpoint) -> None:
+        """Refuse to go on beyond the end of a search whose end is not its number of epochs.
+
+        Raises:
+            UserError: for a search in stages, and one that a guard ended.
+        """
+        state = checkpoint.state["job"]
+        stage = Stage.from_json(state["stage"])
+        if self.choices.first is not None or stage.index:
+            raise UserError(
+                f"{self.config.method} searches in stages, which more epochs would part anew", "a new search"
+            )
+        if state["ended"] is None or state["ended"] < stage.end:
+            raise UserError("the search was ended by its guard, not by its number of epochs", "a new search")
+
+    def run(
+        self,
+        folder: RunFolder,
+        progress: Progress,
+        checkpoint: Checkpoint | None = None,
+        extension: Mapping[str, Any] | None = None,
+    ) -> SearchResult:
         """Search to the end, write the result, and return it."""
         with stoppable(folder.path):
             with reproducible(self.device, self.config.threads):
@@ -146,12 +177,13 @@ class SearchJob:
                 self._connect()
                 for line in self._foreseen if checkpoint is None else ():
                     progress.note(line)
-                run_job(self, folder, progress=progress, checkpoint=checkpoint, save_every=self.config.save_every)
+                how = {"checkpoint": checkpoint, "extension": extension, "save_every": self.config.save_every}
+                run_job(self, folder, progress=progress, **how)
                 result = self._result(folder)
                 folder.hparams(self.config.to_json(), ("valid_accuracy", "test_accuracy"))
             folder.write_json("genotype.json", result.genotype.to_json())
             folder.write_text("genotype.txt", result.genotype.text() + "\n")
-            folder.write_json("result.json", result.to_json())
+            folder.write_result(result.to_json())
         return result
 
     def rehearse(self) -> None:
@@ -219,7 +251,11 @@ class SearchJob:
         for guard, own in zip(self.choices.guards, state["guards"], strict=True):
             guard.load_state_dict(own)
         self.snapshots.load_state_dict(state["snapshots"])
-        self._build(Stage.from_json(state["stage"]))
+        stage = Stage.from_json(state["stage"])
+        if not stage.index and stage.epochs < self.config.epochs and self.choices.first is None:
+            # The run is extended: its end is further off, and its schedules run over more epochs.
+            stage, self._ended = replace(stage, epochs=self.config.epochs), None
+        self._build(stage)
         self._learn(state)
         self._connect()
 

@@ -13,6 +13,7 @@ from fastdarts.errors import UserError
 from fastdarts.runs import RunFolder
 from fastdarts.search.config import SearchConfig
 from fastdarts.search.environment import describe_environment, reopened
+from fastdarts.search.extension import returned
 from fastdarts.search.job import SearchJob, SearchResult
 from fastdarts.search.origin import describe_origin
 from fastdarts.search.progress import Progress, watcher
@@ -66,23 +67,36 @@ def resume(
     *,
     train_set: ImageSet | None = None,
     previous: bool = False,
+    epochs: int | None = None,
     progress: Progress | None = None,
 ) -> SearchResult:
     """Continue a search from its newest checkpoint; the result is bit for bit that of an uninterrupted run.
+
+    A finished search is extended with ``epochs``: it goes on with the weights and alphas it ended with, and its
+    schedules from where they would stand in a search of so many epochs, so that the learning rate rises again. That is
+    not a search of so many epochs from the start. What it had ended with is kept in ``after-E-epochs/``.
 
     Args:
         path: the run folder.
         train_set: the same images as before, for ``config.data == "custom"``.
         previous: use the checkpoint before the newest one.
+        epochs: extend a finished search to so many; None: as planned.
         progress: who watches.
 
     Raises:
-        UserError: for a folder that is no search, or a checkpoint that is damaged or from elsewhere.
+        UserError: for a folder that is no search, a checkpoint that is damaged or from elsewhere, records that would be
+            lost since the checkpoints were removed, or a search that cannot be extended.
     """
     progress = watcher(progress)
-    with reopened(path, "search", SearchConfig.from_json) as (folder, config):
+    with reopened(path, "search", SearchConfig.from_json) as (folder, configured):
+        back = returned(folder, configured, "result.json", previous=previous, epochs=epochs, progress=progress)
+        if back.result is not None:
+            return SearchResult.from_json(back.result, folder.path)
+        config = back.config
         job = SearchJob(config, _train_set(config, train_set), Space.from_json(folder.config.get("space")))
-        return job.run(folder, progress, folder.load(previous=previous) if folder.steps() else None)
+        if back.extension is not None:
+            job.check_extension(back.checkpoint)
+        return job.run(folder, progress, back.checkpoint, back.extension)
 
 
 def _train_set(config: SearchConfig, given: ImageSet | None) -> ImageSet:

@@ -22,6 +22,7 @@ from fastdarts.errors import Interrupted
 from fastdarts.runs import Checkpoint, RunFolder, generators_state, restore_generators
 from fastdarts.search.divergence import check_losses
 from fastdarts.search.environment import note_environment
+from fastdarts.search.extension import set_aside
 from fastdarts.search.interrupt import Stop, stop_on_signal
 from fastdarts.search.progress import Progress
 
@@ -155,6 +156,7 @@ def run_job(
     *,
     progress: Progress | None = None,
     checkpoint: Checkpoint | None = None,
+    extension: Mapping[str, Any] | None = None,
     save_every: int = 1,
 ) -> None:
     """Run ``job`` to its end, saving every ``save_every`` epochs, at the end, and when asked to stop.
@@ -165,6 +167,7 @@ def run_job(
         progress: who watches.
         checkpoint: where to continue, None for the start; ``folder`` is rewound to it first, so that a resumed
             run leaves the same records as an uninterrupted one (times apart, and where it went on elsewhere).
+        extension: the record of an extension of the finished run that begins at ``checkpoint``.
         save_every: epochs between checkpoints; on a GPU more, where saving would take over a fortieth of the time.
 
     Raises:
@@ -178,6 +181,13 @@ def run_job(
         job.load_state_dict(state["job"])
         at.load_state_dict(state["position"])
         restore_generators({}, state["generators"])
+    if extension is not None:
+        place, end = set_aside(folder, extension["before"]), job.epochs
+        progress.note(
+            f"{folder.path.name} goes on to {end} epochs with what it had learnt after {extension['before']} and with "
+            f"schedules of {end}, the learning rate's too: it is no run of {end} epochs from the start; what it ended "
+            f"with is kept in {place}/"
+        )
     # Last: a state that is refused, such as that of other data, must not cost the records and checkpoints after it.
     folder.rewind(checkpoint)
     note_environment(folder, job.device, progress)
@@ -190,6 +200,10 @@ def run_job(
             nested = {"job": job.state_dict(), "position": at.state_dict(), "generators": generators_state({})}
             return folder.save(step, nested)
 
+    if extension is not None:
+        # Saved with its record: killed from here on, the run knows how far it is to go.
+        folder.log(dict(extension))
+        save()
     progress.begin(job.title, job.epochs, job.steps, at.epoch * job.steps + at.position)
     try:
         with stop_on_signal() as stop:
