@@ -27,8 +27,10 @@ CALLS ?= A B
 
 .PHONY: search test test-all test-machines mutants paper bench sanitize wheel device-kit device-dry clean
 
+# Five random cells show whether the search did poorly. That it beat chance only 19 or more can show (four times the time):
+#   make search ARGS="--random-cells 19"
 search: $(VENV)/ready
-	$(BIN)/fastdarts search --random-cells 5 $(if $(METHOD),--method $(METHOD)) $(ARGS)
+	$(BIN)/fastdarts search --yes --random-cells 5 $(if $(METHOD),--method $(METHOD)) $(ARGS)
 
 # A process a core, each file in one of them, and at most 16: each takes most of a gigabyte. pytest-benchmark's plugin warns
 # beside xdist, and warnings are errors. Threads that wait do not spin, which on a busy machine makes two of them crawl.

@@ -1,10 +1,24 @@
-"""What ends a call early: bad input, with what was expected and what to do, and the user's wish to stop."""
+"""What ends a call early: bad input, with what was expected and what to do, divergence, and the user's wish to stop."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["Interrupted", "UserError"]
+__all__ = ["Diverged", "Interrupted", "UserError"]
+
+
+class Diverged(Exception):
+    """A training that went wrong in numbers: it has no result. The command line prints it and exits with code 1.
+
+    Args:
+        path: its run folder.
+        what: which loss, what it was, and when.
+    """
+
+    def __init__(self, path: Path, what: str) -> None:
+        self.path, self.what = path, what
+        remedy = "use a smaller lr, or grad_clip (the published one is 5), in a new folder"
+        super().__init__(f"{path} diverged: {what}; it has no result; {remedy}")
 
 
 class Interrupted(Exception):

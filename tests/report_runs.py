@@ -95,6 +95,7 @@ def comparison_of(found: float, others: list[float], text: str = "Genotype(...)"
         "seeds": [0],
         "budget": {"epochs": 15, "channels": 8, "layers": 4, "batch_size": 64},
         "dataset": "digits",
+        "test_images": 360,
     }
 
 
@@ -106,13 +107,16 @@ def make_run(
     epochs: int = 3,
     finished: bool = True,
     more: Callable[[int], dict[str, Any]] = lambda epoch: {},
+    command: str = "fastdarts search --seed 7",
     **config: Any,
 ) -> Path:
     """A run folder as the search leaves it, without a search; ``more`` adds entries to the epochs' records."""
     settings = {"method": "darts-second", "space": searched.name, "data": "digits", "seed": 7, "epochs": max(epochs, 3)}
     settings |= {"channels": 8, "layers": layers, "arch_start_epoch": 1, "weight_decay": 3e-4, "data_root": None}
-    record = {"kind": "search", "config": settings | config, "command": "fastdarts search --seed 7"}
+    record = {"kind": "search", "config": settings | config, "command": command}
     record |= {"environment": {"fastdarts": "0.1.0", "torch": "2.13.0"}, "space": searched.to_json()}
+    origin = {"started": "2026-11-30T18:40:24+00:00", "processor": "A processor", "cores": 2, "system": "Linux 6.1"}
+    record["origin"] = origin | {"commit": "c23990a6ef19"}
     drift, files = random.Random(3), []
     with RunFolder.create(path, record) as run:
         for epoch in range(epochs):

@@ -61,7 +61,14 @@ def test_a_finished_search_prints_the_same_again(
     summary = json.loads(out.out)
     assert summary["report"] == str(run / "report.html")
     assert summary["test_accuracy"] == json.loads((run / "retrain.json").read_text())["test_accuracy"]
-    assert out.err == ""
+    assert "network" not in out.err, "nothing is left to train"
+    assert summary["verdict"] and summary["undecided"] is True
+    assert _run("search", "--resume", run, monkeypatch=monkeypatch) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert summary["verdict"] in told and "2 random cells can show that a search did poorly, never that" in told
+    accuracy = json.loads((run / "comparison.json").read_text())["found"]["mean"]
+    assert f"test accuracy {accuracy:.2%} after 1 epoch, 3 cells, 8 channels, 64 images a batch" in told
+    assert "one image is 0.28 points" in told and "parameters, the random ones" in told
 
 
 def test_results_go_to_stdout_and_progress_to_stderr(
@@ -71,6 +78,9 @@ def test_results_go_to_stdout_and_progress_to_stderr(
     out = capsys.readouterr()
     assert "Genotype(normal=" in out.out
     assert "report" in out.out
+    # Drawn, in words, and no bare numbers.
+    assert "normal cell" in out.out and "node 0  =" in out.out and "concat(0, 1, 2, 3)" in out.out
+    assert "Undecided: the search hardly preferred anything" in out.out and "beaten_by" not in out.out
     assert "ms/step" in out.err
     assert "MiB" in out.err
     assert "ms/step" not in out.out
@@ -119,7 +129,10 @@ def test_compare_continues_inside_the_run(
     summary = json.loads(capsys.readouterr().out)
     assert summary["seeds"] == [0, 1]
     assert summary["path"] == str(out)
-    assert json.loads((own / "comparison.json").read_text())["seeds"] == [0, 1]
+    # It has fewer channels than the search's own, which stays the headline.
+    assert json.loads((own / "comparison.json").read_text())["seeds"] == [0]
+    kept = json.loads((own / "comparisons.json").read_text())["comparisons"]
+    assert [each["seeds"] for each in kept] == [[0], [0, 1]]
     assert _run("compare", own, "--run", out, *options, monkeypatch=monkeypatch) == 0
 
 
@@ -224,7 +237,7 @@ def test_a_retraining_killed_while_its_folder_was_made_is_begun_again(
 
 
 def test_a_log_hears_of_a_long_epoch(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastdarts.cli import console
+    from fastdarts.search import console
 
     now = [5.0]
     monkeypatch.setattr(console, "time", SimpleNamespace(monotonic=lambda: now[0]))
@@ -307,7 +320,7 @@ def test_doctor_in_both_forms(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
         (["search", "--set", "flip=1"], "expected a value of type bool"),
         (["search", "--check-hypergradient", "0;1"], "no list of numbers"),
         (["search", "--resume", "nowhere"], "nowhere"),
-        (["search", "--resume", "nowhere", "--epochs", "3"], "--epochs was given beside --resume"),
+        (["search", "--resume", "nowhere", "--layers", "3"], "--layers was given beside --resume"),
         (["search", "--data", "imagenet"], "imagenet"),
         (["search", "--data", "cifar10", "--root", "/nonexistent"], "/nonexistent"),
         (["search", "--backend", "warp"], "warp"),

@@ -72,7 +72,7 @@ def test_modes_side_by_side_and_the_verdict(run: Any, small: tuple[str, ...]) ->
     assert free["verdict"] == ""
     assert "fits" not in free["modes"]["fast"]
     budget = (totals["balanced"] + totals["fast"]) // 2
-    found = plan_json(run, *small, "--budget", str(budget))
+    found = plan_json(run, *small, "--budget", f"{budget}B")
     modes = found["modes"]
     assert {mode: each["fits"] for mode, each in modes.items()} == {"fast": False, "balanced": True, "lean": True}
     most = {mode: each["largest_batch"] for mode, each in modes.items()}
@@ -89,14 +89,14 @@ def test_modes_side_by_side_and_the_verdict(run: Any, small: tuple[str, ...]) ->
 def test_verdicts_of_budgets_too_small(run: Any, small: tuple[str, ...]) -> None:
     lean = ("--memory", "lean")
     total = plan_json(run, *small, *lean)["modes"]["lean"]["total_bytes"]
-    some = plan_json(run, *small, *lean, "--budget", f"{total * 0.6:.0f}")
+    some = plan_json(run, *small, *lean, "--budget", f"{total * 0.6:.0f}B")
     assert re.fullmatch(
         r"does not fit at batch 8: lean takes [\d.]+ MB of [\d.]+ MB; largest batch [3-7] with lean", some["verdict"]
     )
     none = plan_json(run, *small, *lean, "--budget", "1kB")
     assert none["verdict"].endswith("; no batch fits")
     assert none["modes"]["lean"]["largest_batch"] == 0
-    exact = plan_json(run, *small, *lean, "--budget", str(total))
+    exact = plan_json(run, *small, *lean, "--budget", f"{total}B")
     assert exact["verdict"] == "fits with lean at batch 8; largest batch 8"
 
 
@@ -181,6 +181,7 @@ def test_a_space_of_ones_own_without_kernels(run: Any, tmp_path: Path, skip: lis
     ("arguments", "message"),
     [
         (["--budget", "11 gigs"], "budget '11 gigs'"),
+        (["--budget", "11"], "write 11GB"),
         (["--budget", "0GB"], "budget '0GB'"),
         (["--budget", "-1GB"], "budget '-1GB'"),
         (["--budget", "1e400GB"], "budget '1e400GB'"),

@@ -291,7 +291,10 @@ def test_the_table_ranks_by_accuracy_and_says_what_is_shown() -> None:
     header, *rows = methods_rows(comparison)
     assert [row[0] for row in rows] == ["good", "random", "bad"]
     assert all(len(row) == len(header) for row in rows)
-    first, second, last = methods_words(comparison)
+    first, second, images, last = methods_words(comparison)
+    assert "was not recorded" in images
+    told = methods_words(comparison | {"test_images": 400})[-2]
+    assert "400 images: one image is 0.25 points, so the difference of 0.10 points is 0.4 images" in told
     assert first.startswith("good: +0.10 points") and "no test can judge" in first
     assert second.startswith("bad: worse than random choice: \u22122.20 points")
     assert "cannot be below 0.0625, and 0.125 after Holm" in last and "it needs 7 seeds" in last
@@ -342,7 +345,7 @@ def test_the_command_prints_a_table_and_writes_a_page(
         (["--methods", "darts-first", "--random-cells", "3"], "--random-cells was given beside --methods"),
         (["DARTS_V2", "--search-set", "epochs=1"], "--search-set was given without --methods"),
         (["DARTS_V2", "--jobs", "2"], "--jobs was given without --methods"),
-        (["--methods", "darts-first", "--seeds", "1"], "--seeds 1 with --methods"),
+        (["--methods", "darts-first", "--seeds", "1"], "at least 2 different ones"),
         (["--methods", "darts-first", "--seeds", "x"], "no list of numbers"),
         (["--methods", "darts-first", "--search-set", "seed=1"], "use --seeds"),
         (["--methods", "darts-first", "--search-set", "pc-darts:lr=1"], "METHOD:NAME=VALUE with one of darts-first"),

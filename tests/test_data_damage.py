@@ -76,8 +76,10 @@ def test_truncated_gz_and_missing_idx(tmp_path: Path) -> None:
 
 def test_more_than_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, {f"{name}.gz": gzip.compress(data) for name, data in idx_files(mnist_arrays()).items()})
-    monkeypatch.setattr("fastdarts.data.files.LIMIT", 1000)
-    fails("mnist", tmp_path, "holds more than 1000 bytes")
+    monkeypatch.setattr("fastdarts.data.files.Source.limit", 1000)
+    fails("mnist", tmp_path, "holds more than 1000 bytes; expected at most 1000 in all, 4 times the published mnist")
+    monkeypatch.setattr("fastdarts.data.files.Source.limit", 2500)
+    fails("mnist", tmp_path, "t10k-images-idx3-ubyte.gz holds more than 121 bytes beside 2379 of other files")
 
 
 def test_one_mnist_taken_for_the_other(tmp_path: Path) -> None:
@@ -195,9 +197,9 @@ def test_damaged_svhn(tmp_path: Path, edit: str) -> None:
 
 
 def test_mat_bomb_is_not_inflated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastdarts.data.mat.LIMIT", 1000)
     write(tmp_path, {name: mat(part) for name, part in svhn_arrays().items()})
-    fails("svhn", tmp_path, "train_32x32.mat", "declares")
+    monkeypatch.setattr("fastdarts.data.files.Source.limit", (tmp_path / "train_32x32.mat").stat().st_size + 1000)
+    fails("svhn", tmp_path, "train_32x32.mat: a variable has", "of other files")
 
 
 @pytest.mark.parametrize("name", ["cifar10", "svhn", "mnist npz", "mnist"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -133,13 +134,16 @@ def _result(accuracy: float) -> dict[str, Any]:
 
 
 def test_statistics_by_hand() -> None:
-    """Mean .92, standard deviation .02, t(0.975, 2) = 4.302653: half width 4.302653 * .02 / sqrt 3."""
+    """Mean .92, standard deviation .02, t(0.975, 2) = 4.302653; on the logit scale, whose slope is 1 / (.92 * .08)."""
     out = statistics([_result(0.93), _result(0.95)], [[_result(0.90)], [_result(0.92)], [_result(0.94)]])
     assert out["found"]["mean"] == pytest.approx(0.94)
     assert out["random_mean"] == pytest.approx(0.92)
     assert out["random_std"] == pytest.approx(0.02)
-    half = 4.302652729911275 * 0.02 / 3**0.5
-    assert out["interval95"] == pytest.approx([0.92 - half, 0.92 + half])
+    half = 4.302652729911275 * 0.02 / 3**0.5 / (0.92 * 0.08)
+    ends = [1 / (1 + math.exp(-(math.log(0.92 / 0.08) + side * half))) for side in (-1, 1)]
+    assert out["interval95"] == pytest.approx(ends)
+    assert ends == pytest.approx([0.8541228, 0.9576042], abs=1e-7)
+    assert out["random_parameters"] == 7
     assert out["beaten_by"] == 0.0
     # Nobody of three: Clopper and Pearson's upper end is 1 - 0.025 ** (1 / 3).
     assert out["beaten_by95"] == pytest.approx([0.0, 1.0 - 0.025 ** (1.0 / 3.0)])

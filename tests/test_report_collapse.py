@@ -51,13 +51,13 @@ def test_a_rollback_and_alarms_are_told_in_words(tmp_path: Path) -> None:
     for words in (
         "Did it collapse?",
         "1 alarm: eigenvalue",
-        "Eigenvalue, epochs 4 to 7: it is 7 times as large; try r-darts-es",
-        "(exact): 0.1 at epoch 0, 1.6 at epoch 6, at most 1.6 at epoch 6",
-        "(1) after epoch 5 AdaptiveDecay rolled back to the end of epoch 2, weight_decay 0.003",
+        "Eigenvalue, epochs 5 to 8: it is 7 times as large; try r-darts-es",
+        "(exact): 0.1 at epoch 1, 1.6 at epoch 7, at most 1.6 at epoch 7",
+        "(1) after epoch 6 AdaptiveDecay rolled back to the end of epoch 3, weight_decay 0.003",
         WHY,
         "Stage Epochs of the run Epochs of the stage",
-        "1 0 to 5 0 to 5",
-        "1 6 to 7 3 to 4",
+        "1 1 to 6 1 to 6",
+        "1 7 to 8 4 to 5",
         "Dominant eigenvalue",
     ):
         assert words in page.text, words
@@ -113,7 +113,8 @@ def test_epochs_are_split_where_a_model_ends(more: Any, stretches: list[tuple[in
     found = records(8, more)
     assert [segment.epochs for segment in segments(found)] == stretches
     x, y = broken(found, [float(k) for k in range(8)])
-    assert [value for value in x if not math.isnan(value)] == [value for value in y if not math.isnan(value)]
+    # The first epoch is drawn at 1.
+    assert [value for value in x if not math.isnan(value)] == [value + 1 for value in y if not math.isnan(value)]
     assert sum(map(math.isnan, y)) == len(stretches) - 1
 
 
@@ -138,7 +139,7 @@ def test_curves_break_at_a_rollback_and_are_marked() -> None:
     svg = plot_curves(found, arch_start_epoch=1, events=happened)
     assert svg.count("alphas start") == 2
     assert len(re.findall(r">1</text>", svg)) >= 2
-    assert explain_events(happened).startswith("Dashed lines: (1) after epoch 5 AdaptiveDecay rolled back")
+    assert explain_events(happened).startswith("Dashed lines: (1) after epoch 6 AdaptiveDecay rolled back")
     assert "Dominant eigenvalue" in plot_counts(found, events=happened)
     assert explain_events([]) == ""
 
@@ -176,10 +177,10 @@ def test_the_genotypes_epoch_is_told_where_it_is_not_the_last(tmp_path: Path) ->
         answer = next(record for record in folder.metrics() if record["epoch"] == 1)
         folder.write_json("genotype.json", epoch_file(SMALL, 4, 1)["genotype"])
         folder.write_json("result.json", {name: answer[name] for name in ("valid_loss", "valid_accuracy")})
-    assert "It is that of epoch 1, not of the last one, 3" in page_of(run).text
+    assert "It is that of epoch 2, not of the last one, 4" in page_of(run).text
     with RunFolder.open(run) as folder:
         folder.write_json("genotype.json", random_genotype(SMALL, 5, layers=4).to_json())
-    assert "It was selected after the search; the one derived after epoch 1 is another" in page_of(run).text
+    assert "It was selected after the search; the one derived after epoch 2 is another" in page_of(run).text
 
 
 def test_the_settings_of_the_method_are_listed(tmp_path: Path) -> None:
@@ -197,11 +198,11 @@ def test_an_alarm_cannot_inject_markup(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "settings", "told"),
     [
-        ("p-darts", {}, ["Progressive began a new stage", "1 0 to 1 0 to 1 4", "3 4 to 5 0 to 1 2"]),
+        ("p-darts", {}, ["Progressive began a new stage", "1 1 to 2 1 to 2 4", "3 5 to 6 1 to 2 2"]),
         (
             "r-darts-ada",
             {"window": 1, "delta": 1, "factor": 1e-9, "start_epoch": 0, "eigenvalue_every": 1, "epochs": 3},
-            ["AdaptiveWeightDecay rolled back to the end of epoch 0", "with weight decay 0.003", "Dominant eigenvalue"],
+            ["AdaptiveWeightDecay rolled back to the end of epoch 1", "with weight decay 0.003", "Dominant eigenvalue"],
         ),
     ],
     ids=["p-darts", "r-darts-ada"],

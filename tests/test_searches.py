@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from fastdarts import cli
-from fastdarts.cli.searches import _cells, _seeds
+from fastdarts.cli.searches import _cells
 from fastdarts.data import split_levels
 from fastdarts.errors import UserError
 from fastdarts.evaluate import RetrainConfig, best_search, budget, continue_many, retrain, search_many, selection_budget
@@ -154,9 +154,6 @@ def test_a_grid_has_every_combination() -> None:
     for bad in (["lr"], ["lr="], ["=1"], ["lr=1", "lr=2"], [f"lr={','.join(['1'] * 40)}", f"wd={','.join('1' * 40)}"]):
         with pytest.raises(UserError):
             _cells(bad)
-    assert _seeds("3") == (0, 1, 2)
-    assert _seeds("3,4") == (3, 4)
-    assert _seeds("") == (0, 1, 2, 3, 4)
 
 
 def test_the_plot_ranks_the_searches() -> None:

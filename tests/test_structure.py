@@ -19,7 +19,7 @@ FLOORS = {
     "nn": 3,
     "ops": 2, "plan": 2, "report": 2, "data": 2,
     "reference": 1, "kernels": 1, "_C": 1, "spaces": 1, "runs": 1,
-    "errors": 0, "_backend": 0, "__version__": 0,
+    "errors": 0, "reading": 0, "_backend": 0, "__version__": 0,
 }  # fmt: skip
 HEAVY = {"matplotlib", "sklearn", "tensorboard", "scipy", "triton", "torchvision", "PIL", "pandas"}
 PICKLES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "marshal", "shelve"}

@@ -25,7 +25,7 @@ __all__ = ["main"]
 
 _PROBE = Path(__file__).with_name("probe.cu")
 _TARGETS = ("arch=compute_90,code=sm_90", "arch=compute_80,code=compute_80")
-# Kernels of a whole pass (docs/performance.md).
+# Kernels of a whole pass (docs/performance-engine.md).
 _KERNELS, _BARRIERS = 230, 200
 
 

@@ -1,6 +1,6 @@
 """What a step should take on an H200, from the shapes alone: written before anything ran, and kept beside the result.
 
-    python -m bench.gpu.predict            # the tables of docs/performance.md
+    python -m bench.gpu.predict            # the tables of docs/performance-engine.md
 
 Each launcher's call takes the larger of its bytes and its arithmetic, at shares of the device's rates, and a fixed time
 for each of its launches. Rates are an H200's: bandwidth as measured on such a machine, arithmetic from the datasheet.

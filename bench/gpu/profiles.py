@@ -2,7 +2,7 @@
 
     python -m bench.gpu.profiles --out results
 
-Of eager torch (both layouts, autocast) it checks what docs/performance.md predicts of it; of fastdarts it says which
+Of eager torch (both layouts, autocast) it checks what docs/performance-engine.md predicts; of fastdarts it says which
 kernel to work on next.
 """
 

@@ -1,8 +1,7 @@
-"""The command line: `fastdarts search | retrain | compare | show | methods | plan | tabulate | doctor`."""
+"""The command line: `fastdarts search | retrain | compare | show | runs | methods | plan | tabulate | doctor`."""
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import signal
@@ -17,10 +16,10 @@ from typing import Annotated, Any
 import typer
 
 from fastdarts import __version__
-from fastdarts.cli import methods, options, plan, tabulate
+from fastdarts.cli import agree, doctor, methods, options, plan, runs, tabulate
 from fastdarts.cli import searches as several
-from fastdarts.cli.printing import print_result
-from fastdarts.errors import Interrupted, UserError
+from fastdarts.cli.printing import how_to_continue, print_result, printable_streams
+from fastdarts.errors import Diverged, Interrupted, UserError
 
 __all__ = ["app", "main"]
 
@@ -73,7 +72,11 @@ def search(
     select_epochs: several.SelectEpochs = None,
     jobs: several.Jobs = 1,
     retrain_epochs: options.RetrainEpochs = None,
+    retrain_channels: options.RetrainChannels = None,
+    retrain_layers: options.RetrainLayers = None,
+    retrain_batch_size: options.RetrainBatchSize = None,
     random_cells: options.RandomCells = 0,
+    yes: agree.Yes = False,
     device: options.Device = "auto",
     backend: options.Backend = "auto",
     memory: options.Memory = "fast",
@@ -82,54 +85,38 @@ def search(
     previous: options.Previous = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Search for an architecture; ends with a genotype, its test accuracy, and a report."""
+    """Search for an architecture; ends with a genotype, its test accuracy, and a report.
+
+    Before it begins it says how many networks it will train and how long that takes.
+    """
     from fastdarts import search as searching
     from fastdarts.cli.afterwards import finish_run
-    from fastdarts.cli.settings import absolute, configured, plan_after, read_integers
+    from fastdarts.cli.outcome import print_search
+    from fastdarts.cli.settings import absolute, plan_after, read_integers
 
-    progress = _progress(as_json)
+    progress = _progress()
     _check_resumption(context)
     if resume is not None and several.holds_several(resume):
-        print_result(several.continue_several(resume, previous=previous, jobs=jobs, progress=progress), as_json)
+        print_search(several.continue_several(resume, epochs, previous, jobs=jobs, progress=progress), as_json)
         return
     if searches == 1 and not grid:
         several.check_single(context)
     if resume is not None:
-        result = searching.resume(resume, previous=previous, progress=progress)
+        result = searching.resume(resume, previous=previous, epochs=epochs, progress=progress)
+        print_search(finish_run(result, progress), as_json)
+        return
+    data = data or "digits"
+    sizes = {"channels": retrain_channels, "layers": retrain_layers, "batch_size": retrain_batch_size}
+    named: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "channels": channels, "layers": layers}
+    named |= {"hypergradient": hypergradient, "data_root": absolute(root), "device": device, "backend": backend}
+    named |= {"memory": memory, "graph": graph, "check_hypergradient": read_integers(check_hypergradient), "seed": seed}
+    more: dict[str, Any] = {"after": plan_after(data, retrain_epochs, random_cells, sizes), "yes": yes}
+    more |= {"run": run or _new_run(f"{method}-{data}"), "progress": progress, "command": _command()}
+    if searches != 1 or grid:
+        more |= {"searches": searches, "grid": grid, "select_epochs": select_epochs, "jobs": jobs}
+        print_search(several.search_several(method, data, space, named, settings, **more), as_json)
     else:
-        data = data or "digits"
-        after = plan_after(data, retrain_epochs, random_cells)
-        named: dict[str, Any] = {
-            "epochs": epochs,
-            "batch_size": batch_size,
-            "channels": channels,
-            "layers": layers,
-            "seed": seed,
-        }
-        named |= {"hypergradient": hypergradient, "data_root": absolute(root), "device": device, "backend": backend}
-        named |= {"memory": memory, "graph": graph, "check_hypergradient": read_integers(check_hypergradient)}
-        path = run or _new_run(f"{method}-{data}")
-        if searches != 1 or grid:
-            more: dict[str, Any] = {
-                "searches": searches,
-                "grid": grid,
-                "select_epochs": select_epochs,
-                "jobs": jobs,
-                "after": after,
-            }
-            more |= {"run": path, "progress": progress, "command": _command()}
-            print_result(several.search_several(method, data, space, named, settings, **more), as_json)
-            return
-        config, chosen_space = configured(method, data, space, named, settings)
-        result = searching.search(
-            config,
-            path,
-            search_space=chosen_space,
-            progress=progress,
-            command=_command(),
-            after=after,
-        )
-    print_result(finish_run(result, progress), as_json)
+        print_search(several.search_single(method, data, space, named, settings, **more), as_json)
 
 
 @app.command(epilog="Examples: fastdarts retrain runs/mine | fastdarts retrain DARTS_V2 --data cifar10 --root ~/data")
@@ -145,6 +132,7 @@ def retrain(
     layers: options.Layers = None,
     seed: options.Seed = None,
     settings: options.Settings = None,
+    yes: agree.Yes = False,
     device: options.Device = "auto",
     backend: options.Backend = "auto",
     resume: options.Resume = None,
@@ -156,10 +144,10 @@ def retrain(
     from fastdarts.cli.settings import absolute, retraining
     from fastdarts.cli.targets import read_target
 
-    progress = _progress(as_json)
+    progress = _progress()
     _check_resumption(context)
     if resume is not None:
-        result = evaluate.continue_retrain(resume, previous=previous, progress=progress)
+        result = evaluate.continue_retrain(resume, previous=previous, epochs=epochs, progress=progress)
     else:
         chosen = read_target(target)
         if chosen.note:
@@ -174,6 +162,7 @@ def retrain(
         named |= {"data": data, "data_root": absolute(root), "device": device, "backend": backend}
         config = evaluate.RetrainConfig(genotype=chosen.genotype.text(), **retraining(chosen, named, settings))
         path = run or _new_run("retrain")
+        agree.announce_training(config, path, yes, progress.note)
         result = evaluate.retrain(config, path, progress=progress, command=_command())
     print_result({key: value for key, value in result.items() if key not in ("genotype", "history")}, as_json)
 
@@ -184,6 +173,7 @@ def retrain(
 def compare(
     context: typer.Context,
     target: options.Target = None,
+    other: runs.Other = None,
     methods: several.Methods = "",
     random_cells: options.RandomCells = 5,
     seeds: several.Seeds = "",
@@ -198,31 +188,32 @@ def compare(
     settings: options.Settings = None,
     search_settings: several.SearchSettings = None,
     jobs: several.Jobs = 1,
+    yes: agree.Yes = False,
     device: options.Device = "auto",
     backend: options.Backend = "auto",
     as_json: options.AsJson = False,
 ) -> None:
-    """Set a genotype, or what search methods find, beside random cells of the space: same budget, same seeds.
+    """Set a genotype, or what search methods find, beside random cells of the space; or two runs side by side.
 
     Without --run it is kept inside the run folder, or in runs/compare-TARGET or runs/compare-methods-DATA, beside those
     with other settings. The same call again continues it; with --methods, more methods or seeds add to it.
     """
     from fastdarts import evaluate
     from fastdarts.cli.afterwards import record_comparison
-    from fastdarts.cli.settings import absolute, read_integers, retraining
+    from fastdarts.cli.outcome import print_comparison
+    from fastdarts.cli.settings import absolute, read_seeds, retraining
     from fastdarts.cli.targets import read_space, read_target
 
+    if other is not None:
+        runs.compare_pair(context, target, other, as_json)
+        return
+    progress = _progress()
     several.check_beside(context, methods)
     named: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "channels": channels, "layers": layers}
     named |= {"data_root": absolute(root), "device": device, "backend": backend}
     if methods:
-        more: dict[str, Any] = {
-            "settings": settings,
-            "search_settings": search_settings,
-            "jobs": jobs,
-            "command": _command(),
-        }
-        more |= {"data": data or "digits", "space": space, "run": run, "progress": _progress(as_json)}
+        more: dict[str, Any] = {"settings": settings, "search_settings": search_settings, "jobs": jobs, "yes": yes}
+        more |= {"data": data or "digits", "space": space, "run": run, "progress": progress, "command": _command()}
         several.print_methods(several.compare_with_random(methods, seeds, named=named, **more), as_json)
         return
     chosen = read_target(target)
@@ -233,15 +224,14 @@ def compare(
         "search_space": (None if space else chosen.space()) or read_space(space or "darts"),
         "settings": retraining(chosen, named, settings),
         "random_cells": random_cells,
-        "seeds": read_integers(seeds or "0"),
+        "seeds": read_seeds(seeds or "1"),
     }
     path = run or evaluate.comparison_folder(chosen.comparisons(), chosen.genotype, **arguments)
-    result = evaluate.compare(chosen.genotype, path, **arguments, progress=_progress(as_json), command=_command())
-    summary = {key: value for key, value in result.items() if key not in ("random", "found")}
-    summary |= {"found_accuracy": result["found"]["mean"], "path": str(path)}
-    if chosen.run is not None and chosen.run.config["kind"] == "search":
-        summary["report"] = str(record_comparison(chosen.run.path, result))
-    print_result(summary, as_json)
+    agree.announce_comparison(evaluate.left_to_train(path, chosen.genotype, **arguments), yes, progress.note)
+    result = evaluate.compare(chosen.genotype, path, **arguments, progress=progress, command=_command())
+    searched = chosen.search
+    report = record_comparison(searched.path, result, progress) if searched is not None else None
+    print_comparison(result, path, report, as_json)
 
 
 @app.command(epilog="Examples: fastdarts show PC_DARTS_cifar | fastdarts show runs/mine --png cell.png")
@@ -257,18 +247,22 @@ def show(
     from fastdarts.cli.console import console
     from fastdarts.cli.targets import read_target
 
+    for name, path in (("svg", svg), ("png", png)):
+        if path is not None and path.suffix.lower() != f".{name}":
+            raise UserError(f"--{name} {path}", f"a file named .{name}", "it would hold what its name does not say")
     chosen = read_target(target)
-    if report and (chosen.run is None or chosen.run.config["kind"] != "search"):
+    searched = chosen.search
+    if report and searched is None:
         raise UserError(f"{target!r} is no search", "the run folder of a search with --report")
     if chosen.note:
-        _progress(as_json).note(chosen.note)
+        _progress().note(chosen.note)
     result: dict[str, Any] = {"text": chosen.genotype.text()}
     if svg is not None:
         result["svg"] = str(reporting.write_svg(chosen.genotype, svg))
     if png is not None:
         result["png"] = str(reporting.draw_png(chosen.genotype, png))
-    if report:
-        result["report"] = str(reporting.write_report(chosen.run.path))
+    if report and searched is not None:
+        result["report"] = str(reporting.write_report(searched.path))
     if as_json:
         result["genotype"] = chosen.genotype.to_json()
     else:
@@ -276,28 +270,11 @@ def show(
     print_result(result, as_json)
 
 
+app.command(epilog="Example: fastdarts runs runs/")(runs.runs)
 app.command(epilog="Example: fastdarts methods gdas")(methods.methods)
 app.command(epilog="Example: fastdarts plan --data cifar10 --method pc-darts --budget 11GB")(plan.plan)
 app.command(epilog="Example: fastdarts tabulate --space mine.json --seeds 0,1,2 --jobs 4")(tabulate.tabulate)
-
-
-@app.command()
-def doctor(as_json: options.AsJson = False) -> None:
-    """Say which backends are live, which are not and why, and what the machine has."""
-    from fastdarts import _doctor
-
-    facts = _doctor.report()
-    if as_json:
-        typer.echo(json.dumps(_doctor.as_dict(facts), indent=2))
-        return
-    section = ""
-    for fact in facts:
-        if fact.section != section:
-            section = fact.section
-            typer.echo(section)
-        value = ", ".join(fact.value) if isinstance(fact.value, list) else fact.value
-        note = f"  ({fact.note})" if fact.note else ""
-        typer.echo(f"  {' ' if fact.ok else '!'} {fact.name:<22} {'none' if value in (None, '') else value}{note}")
+app.command()(doctor.doctor)
 
 
 def _new_run(what: str) -> Path:
@@ -305,8 +282,7 @@ def _new_run(what: str) -> Path:
 
 
 def _check_resumption(context: typer.Context) -> None:
-    """Refuse what would be silently ignored: settings beside --resume, since a run keeps its own, and --previous
-    without it."""
+    """Refuse what would be silently ignored: settings beside --resume, and --previous without it."""
     if context.params["resume"] is None:
         if context.params["previous"]:
             raise UserError("--previous was given without --resume", f"fastdarts {context.info_name} --resume RUN")
@@ -314,20 +290,21 @@ def _check_resumption(context: typer.Context) -> None:
     typed = {"settings": "--set", "target": "a genotype"}
     for name in context.params:
         source = context.get_parameter_source(name)
-        if name in ("resume", "previous", "as_json", "jobs") or source is None:
+        if name in ("resume", "previous", "epochs", "as_json", "jobs", "yes") or source is None:
             continue
         if source.name == "COMMANDLINE":
             raise UserError(
                 f"{typed.get(name, '--' + name.replace('_', '-'))} was given beside --resume",
-                f"fastdarts {context.info_name} --resume RUN alone",
+                f"fastdarts {context.info_name} --resume RUN alone, or with --epochs",
                 "a resumed run keeps its settings",
             )
 
 
-def _progress(quiet: bool) -> Any:
+def _progress() -> Any:
+    """On standard error, with --json too: standard output is the result's alone."""
     from fastdarts.cli.console import console, make_progress
 
-    return make_progress(console(), quiet)
+    return make_progress(console())
 
 
 def _command() -> str:
@@ -335,11 +312,12 @@ def _command() -> str:
 
 
 def main() -> None:
-    """Run the command line; bad input is one line on standard error and exit code 2."""
+    """Run the command line; bad input is one line on standard error and exit code 2, divergence one and 1."""
     # Before torch is imported: how long its threads (GNU OpenMP) spin before they sleep. Spinning, two of them keep the
     # cores from each other as soon as another process wants one: a digits step on two threads takes 0.7 s alone, with
     # either setting, and beside one busy process 2.4 s with OpenMP's own and 1.9 s with this one.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    printable_streams()
     try:
         with _ended_by_signals():
             if os.environ.get("FASTDARTS_IMPORT"):  # primitives of one's own; torch with them
@@ -353,6 +331,11 @@ def main() -> None:
     except UserError as error:
         typer.echo(f"fastdarts: {error}", err=True)
         code = 2
+    except OSError as error:
+        # What the system refuses where nobody expects it: a folder that cannot be listed, no file descriptor left.
+        place = f": {os.fsdecode(error.filename)}" if isinstance(error.filename, (str, bytes)) else ""
+        typer.echo(f"fastdarts: {error.strerror or error}{place}; check the disk, the path and its rights", err=True)
+        code = 2
     except _USAGE_ERROR as error:
         message = error.format_message()
         # Without a command the message is the help itself; typer has printed it already where it comes out empty.
@@ -360,8 +343,11 @@ def main() -> None:
         if message:
             typer.echo(message if no_command else f"fastdarts: {message}; see fastdarts --help", err=True)
         code = 2
+    except Diverged as error:
+        typer.echo(f"fastdarts: {error}", err=True)
+        code = 1
     except Interrupted as stop:
-        typer.echo(f"fastdarts: {stop}; continue with: {_how_to_continue(stop.path)}", err=True)
+        typer.echo(f"fastdarts: {stop}; continue with: {how_to_continue(stop.path, _command())}", err=True)
         code = 130
     except (typer.Abort, KeyboardInterrupt):
         typer.echo("fastdarts: stopped at once; a run continues from its last checkpoint with --resume", err=True)
@@ -383,17 +369,3 @@ def _ended_by_signals() -> Iterator[None]:
     finally:
         for number, handler in before:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
-
-
-def _how_to_continue(path: Path) -> str:
-    """The command that continues: the same one again for a comparison, else --resume of the run that was started."""
-    if sys.argv[1] == "compare":
-        return _command()
-    kind, outermost = sys.argv[1], None
-    kinds = ("search", "searches") if kind == "search" else (kind,)
-    for folder in (path, *path.parents):
-        config = folder / "config.json"
-        # The outermost, since one of several searches is a run inside another.
-        if config.is_file() and json.loads(config.read_text(encoding="utf-8")).get("kind") in kinds:
-            outermost = folder
-    return _command() if outermost is None else shlex.join(["fastdarts", kind, "--resume", str(outermost)])

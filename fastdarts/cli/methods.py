@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fastdarts.cli import options
+from fastdarts.cli.printing import print_json
 
 if TYPE_CHECKING:
     from fastdarts.search import Method
@@ -24,7 +24,7 @@ def methods(name: Name = None, as_json: options.AsJson = False) -> None:
 
     chosen = list(METHODS.values()) if name is None else [method(name)]
     if as_json:
-        typer.echo(json.dumps([_as_json(each) for each in chosen], indent=2))
+        print_json([_as_json(each) for each in chosen])
     elif name is None:
         _table(chosen)
     else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fastdarts.cli import options
+from fastdarts.cli.printing import print_json
 from fastdarts.errors import UserError
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def plan(
     verdict = "" if allowed is None else _verdict(usages, largest, allowed)
     if as_json:
         modes_json = {mode: _as_json(usage, largest.get(mode), allowed) for mode, usage in usages.items()}
-        typer.echo(json.dumps(facts | {"modes": modes_json, "verdict": verdict}, indent=2))
+        print_json(facts | {"modes": modes_json, "verdict": verdict})
     else:
         _print(facts, usages, largest, verdict)
 
@@ -142,10 +142,12 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _bytes(text: str) -> int:
-    found = re.fullmatch(r"(\d+(?:\.\d*)?)\s*([kmgt]?i?)b?", text.strip().lower())
-    if not found or found[2] not in _UNITS or not float(found[1]):
-        raise UserError(f"budget {text!r}", "a number of bytes, as 11GB (10^9) or 8GiB (2^30)")
-    return int(float(found[1]) * _UNITS[found[2]])
+    found = re.fullmatch(r"(\d+(?:\.\d*)?)\s*(b|[kmgt]i?b?)", text.strip().lower())
+    if not found or found[2].removesuffix("b") not in _UNITS or not float(found[1]):
+        # A bare number was hardly meant in bytes.
+        remedy = f"write {text}GB, or {text}B for bytes" if re.fullmatch(r"\d+(\.\d*)?", text.strip()) else ""
+        raise UserError(f"budget {text!r}", "a number with its unit, as 11GB (10^9) or 8GiB (2^30)", remedy)
+    return int(float(found[1]) * _UNITS[found[2].removesuffix("b")])
 
 
 def _verdict(usages: Mapping[str, Usage], largest: Mapping[str, int], budget: int) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,9 @@ from typing import Annotated, Any
 
 import typer
 
+from fastdarts.cli import agree
+from fastdarts.cli.options import MOST
+from fastdarts.cli.printing import fail_if_diverged, print_json
 from fastdarts.errors import UserError
 
 __all__ = [
@@ -29,6 +31,7 @@ __all__ = [
     "holds_several",
     "print_methods",
     "search_several",
+    "search_single",
 ]
 
 Grid = Annotated[
@@ -46,15 +49,48 @@ SearchSettings = Annotated[
 Searches = Annotated[int, typer.Option(help="Search so often, with this seed and the next ones; validation chooses.")]
 Seeds = Annotated[
     str,
-    typer.Option(help="Seeds, e.g. 0,1,2; with --methods a single N means 0 to N - 1. (default: 0; --methods 5)"),
+    typer.Option(help="Seeds, 0,1,2; or how many, 3, which are the same. (default: 1; with --methods 5)"),
 ]
 SelectEpochs = Annotated[
     int | None,
     typer.Option(help="Epochs of the trainings by which several searches are judged. (default: 100; digits 15)"),
 ]
 
-_MOST = 1000
 _UNSAFE = re.compile(r"[^A-Za-z0-9.+-]+")
+
+
+def search_single(
+    method: str,
+    data: str,
+    space: str | None,
+    named: Mapping[str, Any],
+    settings: list[str] | None,
+    *,
+    run: Path,
+    after: Mapping[str, Any],
+    yes: bool,
+    progress: Any,
+    command: str,
+) -> dict[str, Any]:
+    """Search once, and do what follows.
+
+    Args:
+        method, data, space, named, settings, run, after, yes, progress, command: as for :func:`search_several`.
+
+    Returns:
+        What the command prints.
+
+    Raises:
+        UserError: for what cannot be meant, before anything is written.
+    """
+    from fastdarts import search as searching
+    from fastdarts.cli.afterwards import finish_run
+    from fastdarts.cli.settings import configured
+
+    config, chosen = configured(method, data, space, named, settings)
+    agree.announce_searches([config], chosen, after, run, yes, progress.note)
+    more: dict[str, Any] = {"search_space": chosen, "progress": progress, "command": command, "after": after}
+    return finish_run(searching.search(config, run, **more), progress)
 
 
 def search_several(
@@ -70,6 +106,7 @@ def search_several(
     run: Path,
     jobs: int,
     after: Mapping[str, Any],
+    yes: bool,
     progress: Any,
     command: str,
 ) -> dict[str, Any]:
@@ -83,6 +120,7 @@ def search_several(
         run: the run folder to create.
         jobs: processes at a time.
         after: what follows, from :func:`fastdarts.cli.settings.plan_after`.
+        yes: whether nobody need be asked before long work.
         progress: who watches.
         command: how it was started.
 
@@ -95,8 +133,8 @@ def search_several(
     from fastdarts import evaluate
     from fastdarts.cli.settings import configured
 
-    if not 1 <= searches <= _MOST:
-        raise UserError(f"searches is {searches}", f"1 to {_MOST}")
+    if not 1 <= searches <= MOST:
+        raise UserError(f"searches is {searches}", f"1 to {MOST}")
     cells = _cells(grid)
     if searches > 1 and any(name == "seed" for name, _ in cells[0]):
         raise UserError(f"--grid seed beside --searches {searches}", "one of the two")
@@ -114,6 +152,10 @@ def search_several(
     budget = {key: value for key, value in budget.items() if value is not None}
     selection = evaluate.selection_budget(data, **budget)
     arguments: dict[str, Any] = {"search_space": chosen, "selection": selection, "jobs": jobs}
+    if len(configs) > 1 and jobs > 0:
+        agree.announce_searches(
+            list(configs.values()), chosen, after, run, yes, progress.note, selection=selection, jobs=jobs
+        )
     evaluate.search_many(configs, run, **arguments, progress=progress, command=command, after=after)
     return _finish(run, progress)
 
@@ -125,14 +167,16 @@ def holds_several(run: Path) -> bool:
     return RunFolder.open(run).config.get("kind") == "searches"
 
 
-def continue_several(run: Path, *, previous: bool, jobs: int, progress: Any) -> dict[str, Any]:
+def continue_several(run: Path, epochs: int | None, previous: bool, *, jobs: int, progress: Any) -> dict[str, Any]:
     """Continue several searches to their end, and print what they would have printed.
 
     Raises:
-        UserError: for ``--previous``, which would have to say of which search.
+        UserError: for ``--previous``, which would have to say of which search, and for ``--epochs``.
     """
     from fastdarts import evaluate
 
+    if epochs is not None:
+        raise UserError(f"--epochs for {run}, which holds several searches", "--resume RUN alone, or a new search")
     if previous:
         raise UserError(
             f"--previous for {run}, which holds several searches",
@@ -154,6 +198,7 @@ def compare_with_random(
     settings: list[str] | None,
     search_settings: list[str] | None,
     jobs: int,
+    yes: bool,
     progress: Any,
     command: str,
 ) -> dict[str, Any]:
@@ -161,7 +206,7 @@ def compare_with_random(
 
     Args:
         methods: names with commas.
-        seeds: numbers with commas, or one number of seeds; empty for 5.
+        seeds: as :func:`fastdarts.cli.settings.read_seeds` takes them; empty for 5.
         data: name of a data set.
         space: name or file of the space of all; None for DARTS'.
         run: the folder; None for ``runs/compare-methods-DATA``, or beside it where the settings are others.
@@ -169,6 +214,7 @@ def compare_with_random(
         settings: the texts of ``--set``.
         search_settings: the texts of ``--search-set``.
         jobs: processes at a time.
+        yes: whether nobody need be asked before long work.
         progress: who watches.
         command: how it was started.
 
@@ -179,7 +225,7 @@ def compare_with_random(
         UserError: for what cannot be meant, before anything is written.
     """
     from fastdarts import evaluate
-    from fastdarts.cli.settings import given, read_settings
+    from fastdarts.cli.settings import given, read_seeds, read_settings
     from fastdarts.cli.targets import read_space
     from fastdarts.report.methods import write_methods_report
 
@@ -189,9 +235,17 @@ def compare_with_random(
     search = placed | _search_settings(search_settings, names)
     if space is not None and data != "digits":
         search.setdefault("layers", chosen.layers)
-    arguments: dict[str, Any] = {"seeds": _seeds(seeds), "data": data, "search_space": chosen, "search": search}
+    arguments: dict[str, Any] = {
+        "seeds": read_seeds(seeds or "5"),
+        "data": data,
+        "search_space": chosen,
+        "search": search,
+    }
     arguments["training"] = given(named) | read_settings(settings, evaluate.RetrainConfig, named)
     path = run or evaluate.methods_folder(Path("runs") / f"compare-methods-{data}", names, **arguments)
+    left = evaluate.left_to_do(names, path, **arguments)
+    if jobs > 0:
+        agree.announce_methods(*left, chosen, yes, progress.note, jobs)
     result = evaluate.compare_methods(names, path, **arguments, jobs=jobs, progress=progress, command=command)
     return result | {"path": str(path), "report": str(write_methods_report(path))}
 
@@ -201,7 +255,8 @@ def print_methods(result: Mapping[str, Any], as_json: bool) -> None:
     from fastdarts.report.methods import methods_rows, methods_words
 
     if as_json:
-        typer.echo(json.dumps(result, indent=2))
+        print_json(result)
+        fail_if_diverged(result)
         return
     rows = methods_rows(result)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -210,6 +265,7 @@ def print_methods(result: Mapping[str, Any], as_json: bool) -> None:
     for line in ["", *methods_words(result), ""]:
         typer.echo(line)
     typer.echo(f"path    {result['path']}\nreport  {result['report']}")
+    fail_if_diverged(result)
 
 
 def check_beside(context: typer.Context, methods: str) -> None:
@@ -251,6 +307,9 @@ def _finish(run: Path, progress: Any) -> dict[str, Any]:
     summary = {"searches": len(found["searches"]), "best": found["best"], **ending}
     summary |= {"supernet_accuracy": chosen["supernet_accuracy"], "valid_accuracy": chosen["valid_accuracy"]}
     summary["search_seconds"] = sum(each["seconds"] for each in found["searches"].values())
+    # What the search's own ending left out stands beside the searches that were.
+    diverged = {**found.get("diverged", {}), **ending.get("diverged", {})}
+    summary |= {"diverged": diverged} if diverged else {}
     return summary | {"run": str(run), "report": str(write_searches_report(run)), "best_report": ending["report"]}
 
 
@@ -268,8 +327,8 @@ def _cells(grid: Sequence[str] | None) -> list[tuple[tuple[str, str], ...]]:
             raise UserError(f"--grid {text}: {name} is given twice", "it once")
         axes[name] = [(name, value) for value in listed]
     cells = list(itertools.product(*axes.values()))
-    if len(cells) > _MOST:
-        raise UserError(f"the grid has {len(cells)} cells", f"at most {_MOST}")
+    if len(cells) > MOST:
+        raise UserError(f"the grid has {len(cells)} cells", f"at most {MOST}")
     return cells
 
 
@@ -292,15 +351,3 @@ def _search_settings(pairs: list[str] | None, methods: Sequence[str]) -> dict[st
     for name, each in own.items():
         values[name] = read_settings(each, SearchConfig, {}, method(name).options)
     return values
-
-
-def _seeds(text: str) -> tuple[int, ...]:
-    from fastdarts.cli.settings import read_integers
-
-    text = text.strip() or "5"
-    numbers = read_integers(text)
-    if "," in text or len(numbers) != 1:
-        return numbers
-    if not 2 <= numbers[0] <= _MOST:
-        raise UserError(f"--seeds {text} with --methods", f"2 to {_MOST} seeds, or a list such as 0,1,2")
-    return tuple(range(numbers[0]))

@@ -7,14 +7,25 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fastdarts.cli.options import MOST
 from fastdarts.cli.targets import Target, read_space
 from fastdarts.errors import UserError
 
 if TYPE_CHECKING:
     from fastdarts.search import SearchConfig
-    from fastdarts.spaces import Space
+    from fastdarts.spaces import Genotype, Space
 
-__all__ = ["absolute", "configured", "given", "plan_after", "read_integers", "read_settings", "retraining"]
+__all__ = [
+    "absolute",
+    "configured",
+    "given",
+    "plan_after",
+    "read_integers",
+    "read_seeds",
+    "read_settings",
+    "retraining",
+    "trained_after",
+]
 
 # What --set cannot set, and which option or argument does.
 _OTHERWISE = {
@@ -27,6 +38,9 @@ _OTHERWISE = {
     "graph": "--graph",
     "genotype": "the argument TARGET",
 }
+
+
+_MOST_CELLS = 10_000
 
 
 def given(named: Mapping[str, Any]) -> dict[str, Any]:
@@ -137,14 +151,37 @@ def read_integers(text: str) -> tuple[int, ...]:
         raise UserError(f"{text!r} is no list of numbers", "whole numbers with commas, e.g. 0,10,20") from error
 
 
-def plan_after(data: str, retrain_epochs: int | None, random_cells: int) -> dict[str, int]:
+def read_seeds(text: str) -> tuple[int, ...]:
+    """Seeds as every command takes them: ``0,1,2`` names them, and a number alone says how many, from 0.
+
+    Raises:
+        UserError: for anything else.
+    """
+    numbers = read_integers(text)
+    if "," in text:
+        return numbers
+    if len(numbers) != 1 or not 1 <= numbers[0] <= MOST:
+        remedy = f"a single seed is written with a comma: --seeds {text.strip()}," if text.strip() else ""
+        raise UserError(f"--seeds {text}", f"a list such as 0,1,2, or how many, 1 to {MOST}", remedy)
+    return tuple(range(numbers[0]))
+
+
+def plan_after(
+    data: str, retrain_epochs: int | None, random_cells: int, sizes: Mapping[str, int | None]
+) -> dict[str, int]:
     """What follows a search, as its run keeps it; refused now rather than when the search is over.
+
+    Args:
+        data: name of the data set.
+        retrain_epochs: of the trainings; None for 15 on digits and none elsewhere.
+        random_cells: how many are trained beside the found one.
+        sizes: ``channels``, ``layers`` and ``batch_size`` of the networks, None where one was not given.
 
     Raises:
         UserError: for numbers that cannot be, or a comparison without retraining.
     """
-    if random_cells == 1 or random_cells < 0:
-        raise UserError(f"random_cells is {random_cells}", "0 for no comparison, or at least 2")
+    if random_cells == 1 or not 0 <= random_cells <= _MOST_CELLS:
+        raise UserError(f"random_cells is {random_cells}", f"0 for no comparison, or 2 to {_MOST_CELLS}")
     if retrain_epochs is not None and retrain_epochs < 0:
         raise UserError(f"retrain_epochs is {retrain_epochs}", "0 for no retraining, or more")
     if retrain_epochs == 0 and random_cells:
@@ -155,7 +192,33 @@ def plan_after(data: str, retrain_epochs: int | None, random_cells: int) -> dict
         )
     if retrain_epochs is None:
         retrain_epochs = 15 if data == "digits" else 0
-    return {"retrain_epochs": retrain_epochs, "random_cells": random_cells}
+        if random_cells and not retrain_epochs:
+            from fastdarts.evaluate import RetrainConfig
+
+            # A comparison is one of trained networks: as published.
+            retrain_epochs = RetrainConfig.epochs
+    chosen = {f"retrain_{name}": value for name, value in given(sizes).items()}
+    if chosen and not retrain_epochs:
+        option = next(iter(chosen)).replace("_", "-")
+        raise UserError(f"--{option} without trainings", "epochs for them", "add --retrain-epochs N")
+    return {"retrain_epochs": retrain_epochs, "random_cells": random_cells, **chosen}
+
+
+def trained_after(after: Mapping[str, Any], searched: Mapping[str, Any], found: Genotype) -> dict[str, Any]:
+    """The settings of the trainings that follow a search.
+
+    Args:
+        after: from :func:`plan_after`.
+        searched: the search's configuration, by field.
+        found: the genotype, which may have its own depth.
+    """
+    from fastdarts import evaluate
+
+    named = {name: searched[name] for name in ("data", "data_root", "device", "backend")}
+    for name in ("epochs", "channels", "layers", "batch_size"):
+        if after.get(f"retrain_{name}"):
+            named[name] = after[f"retrain_{name}"]
+    return evaluate.budget(found=found, **named)
 
 
 def retraining(chosen: Target, named: Mapping[str, Any], settings: list[str] | None) -> dict[str, Any]:
@@ -166,7 +229,8 @@ def retraining(chosen: Target, named: Mapping[str, Any], settings: list[str] | N
     """
     from fastdarts import evaluate
 
-    searched = chosen.run.config.get("config", {}) if chosen.run else {}
+    searched = chosen.run.config.get("config") if chosen.run else None
+    searched = searched if isinstance(searched, dict) else {}
     overrides = given(named) | read_settings(settings, evaluate.RetrainConfig, named)
     if "data" not in overrides and searched.get("data_root") is not None:
         overrides.setdefault("data_root", searched["data_root"])

@@ -21,7 +21,9 @@ Layers = Annotated[int | None, typer.Option(help="Number of cells. (default: the
 Output = Annotated[Path | None, typer.Option(help="Also write the table to this file.")]
 Portion = Annotated[float, typer.Option(help="Share of the training images that train; the rest validates.")]
 Run = Annotated[Path | None, typer.Option("--run", help="Folder of the table; the same call continues it.")]
-Seeds = Annotated[str, typer.Option(help="Training seeds, e.g. 0,1,2; every network is trained with each.")]
+Seeds = Annotated[
+    str, typer.Option(help="Training seeds, 0,1,2; or how many, 3, which are the same. Every network takes each.")
+]
 SpaceFile = Annotated[str | None, typer.Option("--space", help="A JSON file of a small space, or a name.")]
 
 
@@ -34,7 +36,7 @@ def tabulate(
     batch_size: options.BatchSize = None,
     channels: options.Channels = None,
     layers: Layers = None,
-    seeds: Seeds = "0",
+    seeds: Seeds = "1",
     portion: Portion = 0.5,
     jobs: Jobs = 1,
     output: Output = None,
@@ -49,7 +51,7 @@ def tabulate(
     """
     from fastdarts import evaluate
     from fastdarts.cli.console import console, make_progress
-    from fastdarts.cli.settings import absolute, given, read_integers, read_settings
+    from fastdarts.cli.settings import absolute, given, read_seeds, read_settings
     from fastdarts.cli.targets import read_space
     from fastdarts.runs.durable import replace_file
     from fastdarts.runs.error import storage_errors
@@ -70,10 +72,10 @@ def tabulate(
         chosen,
         path,
         settings=evaluate.budget(data, **overrides),
-        seeds=read_integers(seeds),
+        seeds=read_seeds(seeds),
         portion=portion,
         jobs=jobs,
-        progress=make_progress(console(), as_json),
+        progress=make_progress(console()),
         command=shlex.join(["fastdarts", *sys.argv[1:]]),
     )
     if output is not None:

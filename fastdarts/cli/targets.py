@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fastdarts.errors import UserError
+from fastdarts.reading import kind_of, parse_json, read_text
 from fastdarts.runs import RunFolder
 from fastdarts.spaces import PUBLISHED, Genotype, Space, parse_genotype, published, space
 
@@ -23,22 +23,31 @@ class Target:
         name: what to call it in a path.
         run: the folder it came from.
         note: why this is not the genotype that a search ends with; empty where it is.
+        epoch: of the file of an epoch that was named, from 0; None where the run itself was.
     """
 
     genotype: Genotype
     name: str
     run: RunFolder | None = None
     note: str = ""
+    epoch: int | None = None
+
+    @property
+    def search(self) -> RunFolder | None:
+        """The search that this is the answer of, if it is one's."""
+        whole = self.run is not None and self.epoch is None and self.run.config["kind"] == "search"
+        return self.run if whole else None
 
     def space(self) -> Space | None:
         """The space the genotype was searched in, if it came from a run."""
-        return Space.from_json(self.run.config["space"]) if self.run and "space" in self.run.config else None
+        found = self.run.config.get("space") if self.run else None
+        return None if found is None else Space.from_json(found)
 
     def comparisons(self) -> Path:
         """Where its comparisons are kept when no folder is named."""
         if self.run is None or self.run.config.get("kind") == "compare":
             return Path("runs") / f"compare-{self.name}"
-        return self.run.path / "compare"
+        return self.run.path / ("compare" if self.epoch is None else f"compare-epoch-{self.epoch:04d}")
 
 
 def read_space(text: str) -> Space:
@@ -60,48 +69,56 @@ def read_target(text: str | None) -> Target:
     if text is None:
         raise UserError("no genotype was named", "a run folder, a published name, a file, or a genotype's text")
     path = Path(text)
-    if any(mark in text for mark in "(|{[") and not _exists(path):
+    kind = kind_of(path)
+    if any(mark in text for mark in "(|{[") and not kind:
         return Target(parse_genotype(text), "genotype")
-    if path.is_dir():
+    if kind == "folder":
         return _read_run(path)
-    if path.is_file():
-        return Target(_read_file(path), path.stem)
+    if kind == "file":
+        return _read_epoch(path) or Target(_read_file(path), path.stem)
     file, _, which = text.rpartition(":")
-    if file and Path(file).is_file():
+    if file and kind_of(file) == "file":
         return Target(parse_genotype(_read_text(Path(file)), which), f"{Path(file).stem}-{which}")
     try:
         return Target(published(text), text)
     except UserError as error:
         raise UserError(
-            f"{text!r} is no run folder, no file and no published genotype",
+            f"{text[:200]!r} is no run folder, no file and no published genotype",
             f"one of these, or a genotype's text; published are {', '.join(PUBLISHED)}",
             error.remedy,
         ) from error
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:
-        # A genotype's text is longer than a file's name can be.
-        return False
 
 
 def _read_run(path: Path) -> Target:
     folder = RunFolder.open(path)
     if (path / "genotype.json").exists():
         return Target(Genotype.from_json(folder.read_json("genotype.json")), path.name, folder)
-    if "genotype" in folder.config.get("config", {}):
-        return Target(parse_genotype(folder.config["config"]["genotype"]), path.name, folder)
-    if folder.config.get("kind") == "compare":
-        found = next(iter(folder.config["trainings"].values()))
-        return Target(parse_genotype(found["genotype"]), path.name, folder)
+    config, trainings = folder.config.get("config"), folder.config.get("trainings")
+    if isinstance(config, dict) and "genotype" in config:
+        return Target(_parsed(config["genotype"], path), path.name, folder)
+    if folder.config.get("kind") == "compare" and isinstance(trainings, dict):
+        found = next(iter(trainings.values()), None) or {}
+        return Target(_parsed(found.get("genotype"), path), path.name, folder)
     epochs = sorted((path / "epochs").glob("*.json"))
     if not epochs:
         raise UserError(f"{path} has no genotype yet", "a run with at least one finished epoch")
-    newest = folder.read_json(f"epochs/{epochs[-1].name}")
+    newest = folder.read_json(f"epochs/{epochs[-1].name}", ("epoch", "genotype"))
     note = f"{path} is not finished; its newest genotype is that of epoch {newest['epoch'] + 1}"
     return Target(Genotype.from_json(newest["genotype"]), path.name, folder, note)
+
+
+def _read_epoch(path: Path) -> Target | None:
+    """The genotype after an epoch, which the collapse alarm names by its file; None for any other file."""
+    run = path.absolute().parent.parent
+    if path.suffix != ".json" or path.absolute().parent.name != "epochs" or not (run / "config.json").is_file():
+        return None
+    folder = RunFolder.open(run)
+    data = folder.read_json(f"epochs/{path.name}")
+    if not isinstance(data, dict) or not isinstance(data.get("epoch"), int):
+        raise UserError(f"{path} is no epoch of a search", "a file as a search writes it")
+    return Target(
+        Genotype.from_json(data.get("genotype")), f"{run.name}-epoch-{data['epoch']:04d}", folder, epoch=data["epoch"]
+    )
 
 
 def _read_file(path: Path) -> Genotype:
@@ -111,15 +128,22 @@ def _read_file(path: Path) -> Genotype:
     return Genotype.from_json(data) if own else parse_genotype(_read_text(path))
 
 
+def _parsed(text: object, path: Path) -> Genotype:
+    if not isinstance(text, str):
+        raise UserError(f"{path / 'config.json'} names the genotype {str(text)[:40]}", "a genotype's text")
+    return parse_genotype(text)
+
+
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(_read_text(path))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is no JSON: {error}", "a file as fastdarts writes it") from error
+        return parse_json(_read_text(path), str(path))
+    except UserError as error:
+        raise UserError(error.what, "a file as fastdarts writes it", error.remedy) from error
 
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as text: {error}", "a text file") from error
+        return read_text(path)
+    except UserError as error:
+        what = error.what if "cannot be read" in error.what else f"{path} cannot be read: {error.what}"
+        raise UserError(what, error.expected or "a text file", error.remedy) from error

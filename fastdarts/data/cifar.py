@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import tarfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from fastdarts.data.files import LIMIT, Part, Source, check_labels, folder_of, not_found, opened, read, refuse, start
+from fastdarts.data.files import Allowance, Part, Source, check_labels, folder_of, not_found, read, refuse, start
 from fastdarts.data.imageset import DataError
+from fastdarts.data.tar import members
 
 __all__ = ["CIFAR10", "CIFAR100", "Cifar", "read_cifar"]
 
@@ -106,30 +106,26 @@ def _from_folder(folder: Path, layout: Cifar) -> dict[str, bytes]:
     missing = [name for name in layout.files if not (folder / name).is_file()]
     if missing:
         raise DataError(f"{folder} lacks {', '.join(missing)}", ", ".join(layout.files), "extract the archive again")
-    return {name: read(folder / name, layout.source) for name in layout.files}
+    allowance = Allowance(layout.source)
+    return {name: read(folder / name, allowance) for name in layout.files}
 
 
 def _from_tar(path: Path, layout: Cifar) -> dict[str, bytes]:
     """The wanted members' bytes, in memory: nothing is extracted, so no member's path can lead anywhere."""
     found: dict[str, bytes] = {}
     seen: list[str] = []
-    with opened(path, layout.source) as file, tarfile.open(fileobj=file, mode="r:") as archive:
-        for member in archive:
-            name = PurePosixPath(member.name)
-            if name.parts[:1] and name.parts[0] in layout.source.pickled:
-                raise refuse(path, layout.source)
-            seen.append(member.name)
-            if str(name.parent) not in (".", layout.folder) or name.name not in layout.files:
-                continue
-            # A link is not followed, not even to another member.
-            stream = archive.extractfile(member) if member.isreg() else None
-            if stream is None or member.size > LIMIT or name.name in found:
-                what = "twice" if name.name in found else f"as a {member.size}-byte entry of type {member.type!r}"
-                raise DataError(f"{path} holds {member.name} {what}", "one regular file", layout.source.get)
-            found[name.name] = stream.read()
-        # tarfile stops at the archive's end mark; gzip's checksum comes after it.
-        while file.read(1 << 20):
-            pass
+    allowance = Allowance(layout.source)
+    for member in members(path, allowance):
+        name = PurePosixPath(member.name)
+        if name.parts[:1] and name.parts[0] in layout.source.pickled:
+            raise refuse(path, layout.source)
+        seen.append(member.name)
+        if str(name.parent) not in (".", layout.folder) or name.name not in layout.files:
+            continue
+        if not member.plain or name.name in found:
+            what = "twice" if name.name in found else f"as a {member.size}-byte entry of type {member.kind!r}"
+            raise DataError(f"{path} holds {member.name} {what}", "one regular file", layout.source.get)
+        found[name.name] = member.read(allowance)
     missing = [name for name in layout.files if name not in found]
     if missing:
         raise DataError(

@@ -61,7 +61,7 @@ def from_dataset(dataset: Any, *, name: str, classes: int, like: ImageSet | None
             raise DataError(
                 f"data set {name!r} has an image of {_kind(image)} at {at}",
                 f"{_kind(first)} as at 0",
-                "resize or crop to one size in the data set's transform",
+                _alike(image, first),
             )
         if not 0 <= label < classes:
             raise DataError(f"data set {name!r} has the label {label} at {at}", f"0 to {classes - 1}")
@@ -70,6 +70,15 @@ def from_dataset(dataset: Any, *, name: str, classes: int, like: ImageSet | None
     if images.dtype == torch.uint8:
         mean, std = channel_statistics(images) if like is None else (like.mean, like.std)
     return ImageSet(name, images, labels, classes, mean, std)
+
+
+def _alike(image: Tensor, first: Tensor) -> str:
+    """How an image becomes one of the others' kind."""
+    if image.shape[0] != first.shape[0]:
+        return "make all grey or all coloured in the data set's transform: image.convert('RGB') or convert('L') of PIL"
+    if image.shape != first.shape:
+        return "resize or crop to one size in the data set's transform"
+    return "give all images one type in the data set's transform"
 
 
 def _kind(image: Tensor) -> str:
@@ -93,6 +102,13 @@ def _image(name: str, at: int, image: Any) -> Tensor:
     where = f"data set {name!r} at {at}"
     if isinstance(image, Tensor):
         tensor, channels_last = image.detach().cpu(), False
+        # Read as it stands it would be an image of as many channels as it has rows, 3 pixels wide.
+        if tensor.dim() == 3 and tensor.shape[-1] <= 4 < tensor.shape[0]:
+            raise DataError(
+                f"{where}: a tensor of shape {list(tensor.shape)}, channels first or last?",
+                "[C, H, W]",
+                "image.movedim(-1, 0) puts the channels first; an ImageSet takes what really has so many",
+            )
     else:
         if getattr(image, "mode", None) == "P":
             raise DataError(f"{where}: a palette image", "grey values or colours", "use image.convert('RGB')")

@@ -20,13 +20,15 @@ from typing import IO, Any, cast
 import numpy as np
 
 from fastdarts.data.imageset import DataError
+from fastdarts.reading import open_regular
 
 __all__ = [
-    "LIMIT",
+    "Allowance",
     "Array",
     "Part",
     "Source",
     "check_labels",
+    "check_zip",
     "folder_of",
     "is_pickle",
     "not_found",
@@ -40,9 +42,11 @@ __all__ = [
 Array = np.ndarray[Any, Any]
 Part = tuple[Array, Array]  # images [N, C, H, W], labels [N]
 
-# Bytes of one file after decompression: four times the largest that is read (SVHN's 225 MB of training images), so
-# that a damaged or hostile size is refused before memory is asked for.
-LIMIT = 1 << 30
+# A set may be so many times the size of the published one, all its files together and decompressed: larger ones are
+# refused before memory is asked for.
+_TIMES = 4
+# Bytes of a zip archive's directory; that of an npz has some 60 an array.
+_DIRECTORY = 1 << 20
 
 _PICKLED_SUFFIXES = (".pkl", ".pickle", ".pt", ".pth", ".joblib", ".pkl.gz", ".pickle.gz")
 
@@ -59,6 +63,7 @@ class Source:
         counts: images in the training and the test part.
         pickled: names of its pickled forms.
         mean, std: [C], where the field has agreed on numbers; else measured on the training part.
+        image_bytes: of an image with its labels, as the files hold it.
     """
 
     name: str
@@ -69,6 +74,12 @@ class Source:
     pickled: tuple[str, ...] = ()
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    image_bytes: int = 32 * 32 * 3 + 2
+
+    @property
+    def limit(self) -> int:
+        """Bytes that its files may have in all, decompressed."""
+        return _TIMES * sum(self.counts) * self.image_bytes
 
     @property
     def get(self) -> str:
@@ -79,6 +90,31 @@ class Source:
     def again(self) -> str:
         """The remedy for a damaged file."""
         return f"download it again: {self.get}"
+
+
+class Allowance:
+    """The bytes that are left of what a set may have, taken before they are read."""
+
+    def __init__(self, source: Source) -> None:
+        self.source, self.left = source, source.limit
+
+    def take(self, what: Path | str, size: int) -> None:
+        """Count bytes that are to be read.
+
+        Raises:
+            DataError: if these would be more than the set may have.
+        """
+        if not 0 <= size <= self.left:
+            raise self.refuse(f"{what} has {size} bytes")
+        self.left -= size
+
+    def refuse(self, what: str) -> DataError:
+        """The error for more bytes than are left."""
+        limit, name = self.source.limit, self.source.name
+        before = f" beside {limit - self.left} of other files" if self.left < limit else ""
+        return DataError(
+            f"{what}{before}", f"at most {limit} in all, {_TIMES} times the published {name}", self.source.get
+        )
 
 
 def start(root: str | os.PathLike[str] | None, source: Source) -> Path:
@@ -114,13 +150,35 @@ def is_pickle(path: Path) -> bool:
     """Whether a file's name or first bytes are those of a pickle or of a torch checkpoint; nothing is loaded."""
     if path.name.lower().endswith(_PICKLED_SUFFIXES):
         return True
-    with path.open("rb") as file:
+    with os.fdopen(open_regular(path), "rb") as file:
         head = file.read(2)
-    if head == b"PK" and zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            return any(name.endswith(".pkl") for name in archive.namelist())
+        if head == b"PK" and zipfile.is_zipfile(file):
+            check_zip(path, file)
+            with zipfile.ZipFile(file) as archive:
+                return any(name.endswith(".pkl") for name in archive.namelist())
     # The opcode PROTO and a protocol number, which begin every pickle since Python 2.3.
     return len(head) == 2 and head[0] == 0x80 and head[1] in range(2, 6)
+
+
+def check_zip(path: Path, file: IO[bytes]) -> None:
+    """Refuse a zip archive whose directory is larger than that of any set's: zipfile reads it whole.
+
+    Raises:
+        DataError: see there.
+    """
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - (1 << 16) - 64))
+    tail = file.read()
+    at = tail.rfind(b"PK\x05\x06")
+    directory = int.from_bytes(tail[at + 12 : at + 16], "little") if at >= 0 else 0
+    # The locator of a 64-bit directory, whose sizes would count instead.
+    if directory > _DIRECTORY or b"PK\x06\x07" in tail[:at][-20:]:
+        raise DataError(
+            f"{path} has a directory of {directory} bytes, or one of 64 bits",
+            f"at most {_DIRECTORY} bytes, of 32 bits",
+            "download it again, or save the arrays alone (numpy.savez)",
+        )
+    file.seek(0)
 
 
 def refuse(path: Path, source: Source) -> DataError:
@@ -167,7 +225,7 @@ def opened(path: Path, source: Source) -> Iterator[IO[bytes]]:
     with reading(path, source):
         if is_pickle(path):
             raise refuse(path, source)
-        with path.open("rb") as file:
+        with os.fdopen(open_regular(path), "rb") as file:
             zipped = file.read(2) == b"\x1f\x8b"
             file.seek(0)
             if not zipped:
@@ -177,12 +235,13 @@ def opened(path: Path, source: Source) -> Iterator[IO[bytes]]:
                 yield cast("IO[bytes]", inner)
 
 
-def read(path: Path, source: Source) -> bytes:
-    """The bytes of a file, decompressed if it is gzip's, up to `LIMIT`."""
-    with opened(path, source) as file:
-        data = file.read(LIMIT + 1)
-    if len(data) > LIMIT:
-        raise DataError(f"{path} holds more than {LIMIT} bytes", f"a file of {source.name}", source.get)
+def read(path: Path, allowance: Allowance) -> bytes:
+    """The bytes of a file, decompressed if it is gzip's, as far as the set's allowance goes."""
+    with opened(path, allowance.source) as file:
+        data = file.read(allowance.left + 1)
+    if len(data) > allowance.left:
+        raise allowance.refuse(f"{path} holds more than {allowance.left} bytes")
+    allowance.take(path, len(data))
     return data
 
 

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import io
 import math
 import os
 import struct
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
 from fastdarts.data.files import (
-    LIMIT,
+    Allowance,
     Array,
     Part,
     Source,
     check_labels,
+    check_zip,
     folder_of,
     not_found,
     read,
@@ -26,6 +27,8 @@ from fastdarts.data.files import (
     start,
 )
 from fastdarts.data.imageset import DataError
+from fastdarts.data.npy import read_header
+from fastdarts.reading import open_regular
 
 __all__ = ["FASHION_MNIST", "MNIST", "Idx", "read_idx"]
 
@@ -57,6 +60,7 @@ MNIST = Idx(
         "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz",
         10,
         (60000, 10000),
+        image_bytes=_SIDE * _SIDE + 1,
     ),
     ("MNIST/raw", "MNIST", "mnist", "raw"),
     ("mnist.npz",),
@@ -68,6 +72,7 @@ FASHION_MNIST = Idx(
         "https://github.com/zalandoresearch/fashion-mnist",
         10,
         (60000, 10000),
+        image_bytes=_SIDE * _SIDE + 1,
     ),
     ("FashionMNIST/raw", "FashionMNIST", "fashion-mnist", "raw"),
     ("fashion-mnist.npz", "fashion_mnist.npz"),
@@ -128,14 +133,15 @@ def _read_files(place: Path, files: list[Path | None], layout: Idx) -> tuple[Par
     if missing:
         raise DataError(f"{place} lacks {', '.join(missing)}", "the four IDX files, plain or .gz", layout.source.get)
     there = [file for file in files if file is not None]
-    arrays = [_read_array(file, dims, layout) for file, (_, dims) in zip(there, _FILES, strict=True)]
+    allowance = Allowance(layout.source)
+    arrays = [_read_array(file, dims, layout, allowance) for file, (_, dims) in zip(there, _FILES, strict=True)]
     train, test = (_part(str(there[at]), arrays[at], str(there[at + 1]), arrays[at + 1], layout) for at in (0, 2))
     return train, test
 
 
-def _read_array(path: Path, dims: int, layout: Idx) -> Array:
+def _read_array(path: Path, dims: int, layout: Idx, allowance: Allowance) -> Array:
     again = layout.source.again
-    data = read(path, layout.source)
+    data = read(path, allowance)
     head = 4 + 4 * dims
     if len(data) < head:
         raise DataError(f"{path} has {len(data)} bytes", f"an IDX header of {head} bytes", again)
@@ -152,7 +158,12 @@ def _read_array(path: Path, dims: int, layout: Idx) -> Array:
 
 
 def _read_npz(path: Path, layout: Idx) -> tuple[Part, Part]:
-    with reading(path, layout.source), zipfile.ZipFile(path) as archive:
+    allowance = Allowance(layout.source)
+    with (
+        reading(path, layout.source),
+        os.fdopen(open_regular(path), "rb") as file,
+        _directory(path, file) as archive,
+    ):
         inside = archive.namelist()
         missing = [name for pair in _ARRAYS for name in pair if f"{name}.npy" not in inside]
         if missing:
@@ -161,7 +172,7 @@ def _read_npz(path: Path, layout: Idx) -> tuple[Part, Part]:
                 "x_train, y_train, x_test, y_test as in Keras' mnist.npz",
                 layout.source.get,
             )
-        parts = [[_read_member(path, archive, name, layout) for name in pair] for pair in _ARRAYS]
+        parts = [[_read_member(path, archive, name, layout, allowance) for name in pair] for pair in _ARRAYS]
     train, test = (
         _part(f"{path}: {names[0]}", images, f"{path}: {names[1]}", labels, layout)
         for names, (images, labels) in zip(_ARRAYS, parts, strict=True)
@@ -169,26 +180,31 @@ def _read_npz(path: Path, layout: Idx) -> tuple[Part, Part]:
     return train, test
 
 
-def _read_member(path: Path, archive: zipfile.ZipFile, name: str, layout: Idx) -> Array:
+def _directory(path: Path, file: IO[bytes]) -> zipfile.ZipFile:
+    check_zip(path, file)
+    return zipfile.ZipFile(file)
+
+
+def _read_member(path: Path, archive: zipfile.ZipFile, name: str, layout: Idx, allowance: Allowance) -> Array:
     where, again = f"{path}: {name}", layout.source.again
     member = archive.getinfo(f"{name}.npy")
     plain = member.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) and not member.flag_bits & _ENCRYPTED
-    if not plain or member.file_size > LIMIT:
+    if not plain:
         what = f"{where} is of compression type {member.compress_type}, {member.file_size} bytes"
-        raise DataError(what, f"a stored or deflated array of at most {LIMIT} bytes", again)
-    file = io.BytesIO(archive.read(member))
+        raise DataError(what, "a stored or deflated array", again)
+    allowance.take(where, member.file_size)
+    data = archive.read(member)
     try:
-        version = np.lib.format.read_magic(file)
-        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = header(file)
-    except ValueError as error:
+        shape, fortran, kind, start = read_header(data)
+        dtype = np.dtype(kind)
+    except (ValueError, TypeError) as error:
         raise DataError(f"{where} has no numpy header ({error})", "a plain numpy array", again) from error
     if dtype.hasobject:
         raise refuse(path, layout.source)
-    size = len(file.getbuffer()) - file.tell()
-    if dtype.kind not in "ui" or min(shape, default=1) < 0 or math.prod(shape) * dtype.itemsize != size:
+    size = len(data) - start
+    if dtype.kind not in "ui" or math.prod(shape) * dtype.itemsize != size:
         raise DataError(f"{where} is {dtype}, {list(shape)}, in {size} bytes", "integers, complete", again)
-    return np.frombuffer(file.getvalue(), dtype, offset=file.tell()).reshape(shape, order="F" if fortran else "C")
+    return np.frombuffer(data, dtype, offset=start).reshape(shape, order="F" if fortran else "C")
 
 
 def _part(image_file: str, images: Array, label_file: str, labels: Array, layout: Idx) -> Part:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fastdarts.data.files import LIMIT, Array, Source, read
+from fastdarts.data.files import Allowance, Array, read
 from fastdarts.data.imageset import DataError
 
 __all__ = ["read_mat"]
@@ -32,13 +32,13 @@ class _Damaged(Exception):
     """A size or a tag that does not fit; `read_mat` adds the file's name."""
 
 
-def read_mat(path: Path, names: Sequence[str], source: Source) -> dict[str, Array]:
+def read_mat(path: Path, names: Sequence[str], allowance: Allowance) -> dict[str, Array]:
     """The real numeric arrays called `names`, in the type in which they are stored.
 
     Args:
         path: a MATLAB 5 to 7.2 file; 7.3 is HDF5 and refused.
         names: the variables wanted; others are skipped.
-        source: the set, for messages.
+        allowance: of the set, for its file and what that decompresses to.
 
     Returns:
         Name to array, in MATLAB's shape, column-major.
@@ -48,8 +48,9 @@ def read_mat(path: Path, names: Sequence[str], source: Source) -> dict[str, Arra
 
     Source: MathWorks, "MAT-File Format", chapter 1.
     """
+    source = allowance.source
     again = source.again
-    data = memoryview(read(path, source))
+    data = memoryview(read(path, allowance))
     if bytes(data[:10]) == b"MATLAB 7.3":
         raise DataError(f"{path} is a MATLAB 7.3 file (HDF5)", "MATLAB 5 to 7.2", f"save it with -v7, or {source.get}")
     order = {b"IM": "<", b"MI": ">"}.get(bytes(data[126:_HEADER]))
@@ -61,7 +62,7 @@ def read_mat(path: Path, names: Sequence[str], source: Source) -> dict[str, Arra
         while at < len(data):
             kind, body, at = _element(data, at, order)
             if kind == _COMPRESSED:
-                kind, body, _ = _element(_inflate(body, order), 0, order)
+                kind, body, _ = _element(_inflate(path, body, order, allowance), 0, order)
             if kind != _MATRIX:
                 raise _Damaged(f"an element of type {kind} where a variable should be")
             name, array = _matrix(body, order, names)
@@ -92,13 +93,12 @@ def _element(data: memoryview, at: int, order: str) -> tuple[int, memoryview, in
     return kind, data[at + 8 : end], end if kind == _COMPRESSED else end + -size % 8
 
 
-def _inflate(body: memoryview, order: str) -> memoryview:
+def _inflate(path: Path, body: memoryview, order: str, allowance: Allowance) -> memoryview:
     try:
         inflater = zlib.decompressobj()
         head = inflater.decompress(body, 8)
         size = struct.unpack(f"{order}II", head)[1] if len(head) == 8 else 0
-        if size > LIMIT:
-            raise _Damaged(f"a variable declares {size} bytes")
+        allowance.take(f"{path}: a variable", size)
         # One byte more than declared, so that too long a stream shows.
         rest = inflater.decompress(inflater.unconsumed_tail, size + 1)
     except zlib.error as error:

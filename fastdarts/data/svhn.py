@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fastdarts.data.files import Part, Source, check_labels, folder_of, not_found, start
+from fastdarts.data.files import Allowance, Part, Source, check_labels, folder_of, not_found, start
 from fastdarts.data.imageset import DataError
 from fastdarts.data.mat import read_mat
 
@@ -41,15 +41,16 @@ def read_svhn(root: str | os.PathLike[str] | None) -> tuple[Part, Part]:
     for place in (folder, folder / "SVHN", folder / "svhn"):
         missing = [name for name in _FILES if not (place / name).is_file()]
         if not missing:
-            train, test = (_read_part(place / name) for name in _FILES)
+            allowance = Allowance(SVHN)
+            train, test = (_read_part(place / name, allowance) for name in _FILES)
             return train, test
         if len(missing) == 1:
             raise DataError(f"{place} lacks {missing[0]}", " and ".join(_FILES), SVHN.get)
     raise not_found(folder, SVHN, _FILES)
 
 
-def _read_part(path: Path) -> Part:
-    arrays = read_mat(path, ("X", "y"), SVHN)
+def _read_part(path: Path, allowance: Allowance) -> Part:
+    arrays = read_mat(path, ("X", "y"), allowance)
     images, labels = arrays["X"], arrays["y"]
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[:3] != (32, 32, 3) or not images.size:
         raise DataError(f"{path}: X is {images.dtype}, {list(images.shape)}", "uint8, [32, 32, 3, N]", SVHN.get)

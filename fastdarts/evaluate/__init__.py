@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from fastdarts.evaluate.compare import compare, comparison_folder, statistics
-from fastdarts.evaluate.methods import compare_methods, methods_folder
+from fastdarts.evaluate.compare import compare, comparison_folder, left_to_train, statistics
+from fastdarts.evaluate.estimate import Estimate, estimate_searches, estimate_trainings
+from fastdarts.evaluate.folders import free_folder
+from fastdarts.evaluate.methods import compare_methods, left_to_do, methods_folder
 from fastdarts.evaluate.paired import compare_paired
 from fastdarts.evaluate.regret import Network, Table, mean_and_spread, trajectory
 from fastdarts.evaluate.retrain import RetrainConfig, budget, continue_retrain, retrain, retrain_once
@@ -11,6 +13,7 @@ from fastdarts.evaluate.searches import best_search, continue_many, search_many,
 from fastdarts.evaluate.tabulate import genotypes, tabulate
 
 __all__ = [
+    "Estimate",
     "Network",
     "RetrainConfig",
     "Table",
@@ -22,7 +25,12 @@ __all__ = [
     "comparison_folder",
     "continue_many",
     "continue_retrain",
+    "estimate_searches",
+    "estimate_trainings",
+    "free_folder",
     "genotypes",
+    "left_to_do",
+    "left_to_train",
     "mean_and_spread",
     "methods_folder",
     "retrain",

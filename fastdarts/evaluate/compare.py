@@ -10,14 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from fastdarts._backend import use_backend
-from fastdarts.errors import UserError
+from fastdarts.errors import Diverged, UserError
 from fastdarts.evaluate.folders import continued, free_folder
 from fastdarts.evaluate.retrain import RetrainConfig, RetrainJob, Sets, begun, images_of, retrain_once
+from fastdarts.report.intervals import logit_interval
 from fastdarts.search.interrupt import stoppable
-from fastdarts.search.progress import Progress
+from fastdarts.search.progress import Progress, watcher
 from fastdarts.spaces import Genotype, Space, random_genotype
 
-__all__ = ["compare", "comparison_folder", "statistics"]
+__all__ = ["compare", "comparison_folder", "left_to_train", "statistics"]
+
+_MOST = 10_000
 
 
 def compare(
@@ -46,36 +49,59 @@ def compare(
         random_cells: how many random genotypes, at least 2.
         seeds: training seeds; every genotype is trained with each of them.
         sets: (training, test) images for custom data.
-        progress: who watches.
+        progress: who watches; None for a bar in a terminal and silence elsewhere, ``Progress()`` for silence.
         command: how it was started, for the record.
 
     Returns:
-        The record that is also written to ``comparison.json``: see :func:`statistics`.
+        The record that is also written to ``comparison.json``: see :func:`statistics`. A random genotype whose training
+        diverged is not in it; ``diverged``, there only then, says of such trainings by name what happened.
 
     Raises:
         UserError: for bad arguments, before anything is written, or a folder begun with other ones.
+        Diverged: where the found genotype's training diverged, or too many to leave 2 random ones.
         Interrupted: on SIGINT or SIGTERM.
     """
     names, configs = _trainings(found, search_space, settings, random_cells, seeds)
     record = _record(search_space, configs) | {"command": command}
-    root, progress = Path(path), progress or Progress()
+    root, progress = Path(path), watcher(progress)
     first = next(iter(configs.values()))
     if not begun(root):
         with use_backend(first.backend):
             RetrainJob(first, images_of(first, sets))
     told = {"differs": "another genotype, space, seed or budget", "expected": "the arguments that began it"}
     with continued(root, record, first, progress, **told) as folder, stoppable(root):
-        results = {
-            name: retrain_once(config, folder.path / "trainings" / name, sets=sets, progress=progress)
-            for name, config in configs.items()
-        }
-        grouped = [[results[f"{name}-seed{seed}"] for seed in seeds] for name in names]
-        comparison = statistics(grouped[0], grouped[1:])
+        results, diverged = _train(configs, folder.path / "trainings", sets, progress)
+        grouped = [[results.get(f"{name}-seed{seed}") for seed in seeds] for name in names]
+        kept = [index for index, each in enumerate(grouped[1:]) if None not in each]
+        if len(kept) < 2:
+            raise Diverged(root, f"{random_cells - len(kept)} of {random_cells} random cells, and 2 are needed")
+        comparison = statistics(grouped[0], [grouped[1 + index] for index in kept])
+        for each, index in zip(comparison["random"], kept, strict=True):
+            each["index"] = index
+        comparison |= {"diverged": diverged} if diverged else {}
         comparison |= {"seeds": list(seeds), "dataset": first.data, "space": search_space.name}
-        kept = ("epochs", "channels", "layers", "batch_size")
-        comparison["budget"] = {key: getattr(first, key) for key in kept}
+        # Trainings of before it was recorded have none.
+        comparison["test_images"] = results[f"found-seed{seeds[0]}"].get("test_images")
+        size = ("epochs", "channels", "layers", "batch_size")
+        comparison["budget"] = {key: getattr(first, key) for key in size}
         folder.write_json("comparison.json", comparison)
     return comparison
+
+
+def _train(
+    configs: Mapping[str, RetrainConfig], root: Path, sets: Sets | None, progress: Progress
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The results of all trainings by name, and what happened to those that diverged; the found one's may not."""
+    results, diverged = {}, {}
+    for name, config in configs.items():
+        try:
+            results[name] = retrain_once(config, root / name, sets=sets, progress=progress)
+        except Diverged as error:
+            if name.startswith("found"):
+                raise
+            diverged[name] = error.what
+            progress.note(f"{error}; the comparison leaves that cell out")
+    return results, diverged
 
 
 def comparison_folder(
@@ -100,10 +126,34 @@ def comparison_folder(
     return free_folder(base, record)
 
 
+def left_to_train(
+    path: Path,
+    found: Genotype,
+    *,
+    search_space: Space,
+    settings: Mapping[str, Any],
+    random_cells: int = 5,
+    seeds: Sequence[int] = (0,),
+) -> list[RetrainConfig]:
+    """The trainings of a comparison in ``path`` that are not finished, the found genotype's first.
+
+    Args:
+        path: its folder, there or not.
+        found, search_space, settings, random_cells, seeds: as for :func:`compare`.
+
+    Raises:
+        UserError: for arguments that :func:`compare` refuses too.
+    """
+    configs = _trainings(found, search_space, settings, random_cells, seeds)[1]
+    return [each for name, each in configs.items() if not (path / "trainings" / name / "retrain.json").exists()]
+
+
 def _trainings(
     found: Genotype, search_space: Space, settings: Mapping[str, Any], random_cells: int, seeds: Sequence[int]
 ) -> tuple[list[str], dict[str, RetrainConfig]]:
     """The genotypes' names, the found one's first, and every training's configuration by its name."""
+    if random_cells > _MOST:
+        raise UserError(f"random_cells is {random_cells}", f"at most {_MOST}", "20 decide most questions")
     if random_cells < 2:
         raise UserError(f"random_cells is {random_cells}", "at least 2, better 20", "an interval needs a spread")
     if not seeds or len(set(seeds)) != len(seeds):
@@ -142,9 +192,10 @@ def statistics(found: Sequence[Mapping[str, Any]], randoms: Sequence[Sequence[Ma
         randoms: the same for each random genotype.
 
     Returns:
-        ``random_mean`` and ``random_std`` (over genotypes, n - 1) of the test accuracy, ``interval95`` (Student's
-        t, of the mean), ``beaten_by`` (share of random genotypes whose mean is above the found one's) with its
-        exact 95% interval ``beaten_by95`` (Clopper and Pearson 1934), and the single results.
+        ``random_mean`` and ``random_std`` (over genotypes, n - 1) of the test accuracy, ``interval95`` of that mean
+        (:func:`fastdarts.report.intervals.logit_interval`, within 0 and 1), ``random_parameters`` (their mean),
+        ``beaten_by`` (share of random genotypes whose mean is above the found one's) with its exact 95% interval
+        ``beaten_by95`` (Clopper and Pearson 1934), and the single results.
     """
     from scipy import stats
 
@@ -162,7 +213,6 @@ def statistics(found: Sequence[Mapping[str, Any]], randoms: Sequence[Sequence[Ma
     count = len(means)
     mean = math.fsum(means) / count
     std = math.sqrt(math.fsum((each - mean) ** 2 for each in means) / (count - 1))
-    half = float(stats.t.ppf(0.975, count - 1)) * std / math.sqrt(count)
     better = sum(each > chosen["mean"] for each in means)
     exact = stats.binomtest(better, count).proportion_ci(0.95, "exact")
     return {
@@ -170,7 +220,8 @@ def statistics(found: Sequence[Mapping[str, Any]], randoms: Sequence[Sequence[Ma
         "random": others,
         "random_mean": mean,
         "random_std": std,
-        "interval95": [mean - half, mean + half],
+        "random_parameters": math.fsum(each["parameters"] for each in others) / count,
+        "interval95": list(logit_interval(means)),
         "beaten_by": better / count,
         "beaten_by95": [float(exact.low), float(exact.high)],
     }

@@ -12,6 +12,7 @@ from fastdarts.evaluate.retrain import RetrainConfig, begun
 from fastdarts.runs import RunFolder
 from fastdarts.search.config import SearchConfig
 from fastdarts.search.environment import describe_environment, note_environment, resolve_device
+from fastdarts.search.origin import describe_origin
 from fastdarts.search.progress import Progress
 
 __all__ = ["continued", "free_folder"]
@@ -40,7 +41,7 @@ def continued(
         UserError: for such a folder.
     """
     device = resolve_device(first.device)
-    kept = {**record, "environment": describe_environment(device, first.threads)}
+    kept = {**record, "environment": describe_environment(device, first.threads), "origin": describe_origin()}
     with RunFolder.open(root) if begun(root) else RunFolder.create(root, kept) as folder:
         if not _same(folder, record):
             raise UserError(f"{root} was begun with {differs}", expected, "repeat them, or name another folder (--run)")
@@ -59,7 +60,7 @@ def free_folder(base: Path, record: Mapping[str, Any]) -> Path:
 
 def _same(folder: RunFolder, record: Mapping[str, Any]) -> bool:
     begun_with, now = (
-        {name: value for name, value in each.items() if name not in ("command", "environment")}
+        {name: value for name, value in each.items() if name not in ("command", "environment", "origin")}
         for each in (folder.config, record)
     )
     return begun_with == now

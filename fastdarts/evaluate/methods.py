@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fastdarts._backend import use_backend
-from fastdarts.errors import UserError
+from fastdarts.errors import Diverged, UserError
 from fastdarts.evaluate.folders import continued, free_folder
 from fastdarts.evaluate.paired import compare_paired
 from fastdarts.evaluate.retrain import RetrainConfig, RetrainJob, Sets, begun, budget, images_of
@@ -20,10 +20,10 @@ from fastdarts.search.config import SearchConfig
 from fastdarts.search.interrupt import stoppable
 from fastdarts.search.job import SearchJob
 from fastdarts.search.methods import METHODS, configure, method
-from fastdarts.search.progress import Progress
+from fastdarts.search.progress import Progress, watcher
 from fastdarts.spaces import Genotype, Space, random_genotype, space
 
-__all__ = ["RANDOM", "compare_methods", "methods_folder"]
+__all__ = ["RANDOM", "compare_methods", "left_to_do", "methods_folder"]
 
 RANDOM = "random"
 
@@ -126,14 +126,17 @@ def compare_methods(
         The record that is also written to ``comparison-methods.json``: ``seeds``, ``data``, ``space``, ``budget``,
         ``baseline`` and ``methods``, which holds for each name what :func:`fastdarts.evaluate.compare_paired` says of
         its test accuracies, and by seed ``texts`` of the genotypes, ``parameters``, ``search_seconds`` and the run
-        folders ``searches`` and ``trainings``, relative to ``path``.
+        folders ``searches`` and ``trainings``, relative to ``path``. Where something diverged, ``diverged`` says by
+        ``NAME-seedSEED`` what. A method of which a search or training diverged has no figures, since those of its other
+        seeds would flatter it; a seed of which random choice diverged is in nobody's.
 
     Raises:
         UserError: for bad arguments, before anything is written, or a folder begun with other settings.
+        Diverged: where less than a method and 2 seeds are left.
         Interrupted: on SIGINT or SIGTERM.
     """
     plan = _plan(methods, seeds, data, search_space, search, training)
-    root, progress = Path(path), progress or Progress()
+    root, progress = Path(path), watcher(progress)
     record = plan.record() | {"command": command}
     if jobs < 1:
         raise UserError(f"jobs is {jobs}", "at least 1")
@@ -168,6 +171,33 @@ def methods_folder(
     """
     record = _plan(methods, seeds, data, search_space, search, training).record()
     return free_folder(base, record)
+
+
+def left_to_do(
+    methods: Sequence[str],
+    path: Path,
+    *,
+    seeds: Sequence[int],
+    data: str = "digits",
+    search_space: Space | None = None,
+    search: Mapping[str, Any] | None = None,
+    training: Mapping[str, Any] | None = None,
+) -> tuple[list[SearchConfig], list[RetrainConfig]]:
+    """The searches of a comparison in ``path`` that are not finished, and as many trainings as are missing.
+
+    What the searches find is not known yet: a random network stands for each.
+
+    Args:
+        methods, path, seeds, data, search_space, search, training: as for :func:`compare_methods`.
+
+    Raises:
+        UserError: for arguments that :func:`compare_methods` refuses too.
+    """
+    plan = _plan(methods, seeds, data, search_space, search, training)
+    left = [each for key, each in plan.searches().items() if not (_search_path(path, *key) / "result.json").exists()]
+    done = len(list(path.glob("trainings/*/retrain.json")))
+    trainings = [plan.trained(plan.random(seed), seed) for seed in plan.seeds for _ in range(len(plan.methods) + 1)]
+    return left, trainings[min(done, len(trainings)) :]
 
 
 def _plan(
@@ -214,7 +244,8 @@ def _run(plan: _Plan, root: Path, sets: Sets | None, jobs: int, progress: Progre
         for (name, seed), config in plan.searches().items()
     }
     searched = dict(zip(tasks, run_tasks(list(tasks.values()), jobs=jobs, progress=progress), strict=True))
-    genotypes = {key: Genotype.from_json(result["genotype"]) for key, result in searched.items()}
+    found = {key: result for key, result in searched.items() if "diverged" not in result}
+    genotypes = {key: Genotype.from_json(result["genotype"]) for key, result in found.items()}
     genotypes |= {(RANDOM, seed): plan.random(seed) for seed in plan.seeds}
     configs = {key: plan.trained(genotype, key[1]) for key, genotype in genotypes.items()}
     # By content: a network that two methods found with one seed is trained once, and stays where it is when methods
@@ -223,12 +254,13 @@ def _run(plan: _Plan, root: Path, sets: Sets | None, jobs: int, progress: Progre
     trainings = {paths[key]: Task(paths[key], config, images=sets) for key, config in configs.items()}
     trained = dict(zip(trainings, run_tasks(list(trainings.values()), jobs=jobs, progress=progress), strict=True))
     results = {key: trained[path] for key, path in paths.items()}
-    names = [*plan.methods, RANDOM]
+    diverged = {key: each["diverged"] for key, each in (searched | results).items() if "diverged" in each}
+    names, seeds = _left(plan, diverged, root)
     described = compare_paired(
-        {name: [results[name, seed]["test_accuracy"] for seed in plan.seeds] for name in names}, RANDOM
+        {name: [results[name, seed]["test_accuracy"] for seed in seeds] for name in names}, RANDOM
     )
     for name, entry in described.items():
-        keys = [(name, seed) for seed in plan.seeds]
+        keys = [(name, seed) for seed in seeds]
         entry |= {
             "texts": [genotypes[key].text() for key in keys],
             "parameters": [results[key]["parameters"] for key in keys],
@@ -236,7 +268,20 @@ def _run(plan: _Plan, root: Path, sets: Sets | None, jobs: int, progress: Progre
             "searches": [str(tasks[key].path.relative_to(root)) if key in tasks else None for key in keys],
             "trainings": [str(paths[key].relative_to(root)) for key in keys],
         }
-    return _heading(plan, configs[RANDOM, plan.seeds[0]]) | {"methods": described}
+    heading = _heading(plan, configs[RANDOM, plan.seeds[0]]) | {"seeds": seeds}
+    images = {each["test_images"] for each in results.values() if "test_images" in each}
+    heading["test_images"] = images.pop() if len(images) == 1 else None
+    heading |= {"diverged": {f"{name}-seed{seed}": what for (name, seed), what in diverged.items()}} if diverged else {}
+    return heading | {"methods": described}
+
+
+def _left(plan: _Plan, diverged: Mapping[tuple[str, int], str], root: Path) -> tuple[list[str], list[int]]:
+    """The names and seeds that are compared: those of which nothing diverged."""
+    seeds = [seed for seed in plan.seeds if (RANDOM, seed) not in diverged]
+    names = [name for name in plan.methods if not any((name, seed) in diverged for seed in plan.seeds)]
+    if not names or len(seeds) < 2:
+        raise Diverged(root, f"{len(diverged)} of its searches and trainings, which leaves nothing to compare")
+    return [*names, RANDOM], seeds
 
 
 def _heading(plan: _Plan, config: RetrainConfig) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastdarts.errors import UserError
+from fastdarts.report.intervals import logit_interval
 
 __all__ = ["bootstrap_interval", "compare_paired", "holm", "signed_rank", "t_interval", "t_test"]
 
@@ -22,12 +23,13 @@ def compare_paired(values: Mapping[str, Sequence[float]], baseline: str) -> dict
     """Describe every sample, and test each against the baseline, seed by seed.
 
     Args:
-        values: {name: one number a seed}; every name has the same seeds in the same order, at least two.
+        values: {name: one accuracy a seed}; every name has the same seeds in the same order, at least two.
         baseline: the name that the others are tested against.
 
     Returns:
-        ``{name: {"values", "mean", "std" (n - 1), "interval95" (Student's t), "bootstrap95", "against"}}``. ``against``
-        is None for the baseline, and else ``{"differences", "mean", "interval95", "bootstrap95", "wins", "ties",
+        ``{name: {"values", "mean", "std" (n - 1), "interval95", "bootstrap95", "against"}}``. ``interval95`` is
+        Student's t on the logit scale, so that it stays within 0 and 1. ``against`` is None for the baseline, and else
+        ``{"differences", "mean", "interval95" (Student's t, cut at -1 and 1), "bootstrap95", "wins", "ties",
         "losses", "t", "p_t", "p_wilcoxon", "p_t_holm", "p_wilcoxon_holm"}``, the differences being own minus
         baseline. Both tests are two-sided; Holm's correction is over all names but the baseline, one test at a time.
         ``t`` and ``p_t`` are None where all differences are equal, since the test is not defined then.
@@ -58,7 +60,7 @@ def _describe(sample: Sequence[float]) -> dict[str, Any]:
         "values": list(sample),
         "mean": mean,
         "std": std,
-        "interval95": t_interval(sample),
+        "interval95": list(logit_interval(sample)),
         "bootstrap95": bootstrap_interval(sample),
     }
 
@@ -67,10 +69,12 @@ def _against(own: Sequence[float], base: Sequence[float]) -> dict[str, Any]:
     differences = [a - b for a, b in zip(own, base, strict=True)]
     differences = [0.0 if abs(each) < _SAME else each for each in differences]
     t, p_t = t_test(differences)
+    # Cut, not bent: it must hold 0 exactly where the test's p is above 0.05.
+    low, high = t_interval(differences)
     return {
         "differences": differences,
         "mean": math.fsum(differences) / len(differences),
-        "interval95": t_interval(differences),
+        "interval95": [max(-1.0, low), min(1.0, high)],
         "bootstrap95": bootstrap_interval(differences),
         "wins": sum(each > 0 for each in differences),
         "ties": sum(each == 0 for each in differences),

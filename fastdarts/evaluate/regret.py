@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from fastdarts.errors import UserError
+from fastdarts.reading import read_json
 from fastdarts.runs import RunFolder
 from fastdarts.spaces import Genotype, Space, parse_genotype
 
 __all__ = ["Network", "Table", "mean_and_spread", "trajectory"]
 
 _FORMAT = "fastdarts-table/1"
+# Of a table's file: 20,000 networks with 20 seeds.
+_LIMIT = 64 << 20
+_MOST_VALUES = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -176,9 +178,11 @@ class Table:
             UserError: the file cannot be read, or holds no table.
         """
         try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise UserError(f"{os.fspath(path)} cannot be read: {error}", "a table of `fastdarts tabulate`") from error
+            data = read_json(path, limit=_LIMIT, values=_MOST_VALUES)
+        except UserError as error:
+            raise UserError(
+                f"{os.fspath(path)} cannot be read: {error.what}", "a table of `fastdarts tabulate`", error.remedy
+            ) from error
         return cls.from_json(data)
 
 

@@ -19,6 +19,7 @@ from fastdarts.errors import UserError
 from fastdarts.nn import DerivedNetwork
 from fastdarts.runs import Checkpoint, RunFolder
 from fastdarts.search.config import check_fields, config_from_json
+from fastdarts.search.divergence import WORST, check_losses
 from fastdarts.search.environment import (
     describe_environment,
     reopened,
@@ -26,9 +27,11 @@ from fastdarts.search.environment import (
     resolve_device,
     seed_everything,
 )
+from fastdarts.search.extension import returned
 from fastdarts.search.figures import check_batch, evaluate
 from fastdarts.search.interrupt import stoppable
-from fastdarts.search.progress import Progress
+from fastdarts.search.origin import describe_origin
+from fastdarts.search.progress import Progress, watcher
 from fastdarts.search.runner import run_job
 from fastdarts.search.schedule import cosine
 from fastdarts.search.step import accuracy, descend
@@ -166,7 +169,7 @@ def retrain(
         config: the genotype and the budget; :func:`budget` gives the published one.
         path: the run folder to create.
         sets: (training, test) images for ``config.data == "custom"``.
-        progress: who watches.
+        progress: who watches; None for a bar in a terminal and silence elsewhere, ``Progress()`` for silence.
         command: how the run was started, for the record.
 
     Returns:
@@ -174,14 +177,15 @@ def retrain(
 
     Raises:
         UserError: for a bad configuration, before anything is written.
+        Diverged: where the losses say that there is no result (:mod:`fastdarts.search.divergence`).
         Interrupted: on SIGINT or SIGTERM; continue with :func:`continue_retrain`.
     """
     with use_backend(config.backend):
         job = RetrainJob(config, images_of(config, sets))
         record = {"kind": "retrain", "config": dataclasses.asdict(config), "command": command}
-        record["environment"] = describe_environment(job.device, config.threads)
+        record |= {"environment": describe_environment(job.device, config.threads), "origin": describe_origin()}
         with RunFolder.create(path, record) as folder:
-            return job.run(folder, progress or Progress())
+            return job.run(folder, watcher(progress))
 
 
 def continue_retrain(
@@ -189,17 +193,29 @@ def continue_retrain(
     *,
     sets: Sets | None = None,
     previous: bool = False,
+    epochs: int | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Continue a training from its newest checkpoint (or the one before), bit for bit.
+    """Continue a training from its newest checkpoint (or the one before), bit for bit, or extend a finished one.
+
+    Args:
+        path: the run folder.
+        sets: the same images as before, for custom data.
+        previous: use the checkpoint before the newest one.
+        epochs: extend a finished training to so many, as :func:`fastdarts.search.resume` does; it is tested again.
+        progress: who watches.
 
     Raises:
-        UserError: for a folder that is no retraining, or a checkpoint that is damaged or from elsewhere.
+        UserError: for a folder that is no retraining, a checkpoint that is damaged or from elsewhere, records that
+            would be lost since the checkpoints were removed, or a training that cannot be extended.
     """
-    progress = progress or Progress()
-    with reopened(path, "retrain", RetrainConfig.from_json) as (folder, config):
-        job = RetrainJob(config, images_of(config, sets))
-        return job.run(folder, progress, folder.load(previous=previous) if folder.steps() else None)
+    progress = watcher(progress)
+    with reopened(path, "retrain", RetrainConfig.from_json) as (folder, configured):
+        back = returned(folder, configured, "retrain.json", previous=previous, epochs=epochs, progress=progress)
+        if back.result is not None:
+            return dict(back.result)
+        job = RetrainJob(back.config, images_of(back.config, sets))
+        return job.run(folder, progress, back.checkpoint, back.extension)
 
 
 def retrain_once(
@@ -212,12 +228,16 @@ def retrain_once(
         path: the run folder, there or not.
 
     Raises:
-        UserError, Interrupted: as :func:`retrain` and :func:`continue_retrain` do.
+        UserError, Diverged, Interrupted: as :func:`retrain` and :func:`continue_retrain` do.
     """
     if not begun(path):
         return retrain(config, path, sets=sets, progress=progress)
     if (path / "retrain.json").exists():
-        return RunFolder.open(path).read_json("retrain.json")
+        found = RunFolder.open(path).read_json("retrain.json", ("test_accuracy", "parameters", "text"))
+        if found.get("epochs", config.epochs) != config.epochs:
+            what = f"{path} was extended to {found['epochs']} epochs"
+            raise UserError(what, f"a training of {config.epochs}, as the others", "name another folder (--run)")
+        return found
     return continue_retrain(path, sets=sets, progress=progress)
 
 
@@ -291,13 +311,20 @@ class RetrainJob:
             self.weights, config.lr, momentum=config.momentum, weight_decay=config.weight_decay
         )
 
-    def run(self, folder: RunFolder, progress: Progress, checkpoint: Checkpoint | None = None) -> dict[str, Any]:
+    def run(
+        self,
+        folder: RunFolder,
+        progress: Progress,
+        checkpoint: Checkpoint | None = None,
+        extension: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
         """Train to the end, test once, write and return the result."""
         name = folder.path.name
         self.title = name if name.startswith("retrain") else f"retrain {name}"
         with stoppable(folder.path):
             with reproducible(self.device, self.config.threads):
-                run_job(self, folder, progress=progress, checkpoint=checkpoint, save_every=self.config.save_every)
+                how = {"checkpoint": checkpoint, "extension": extension, "save_every": self.config.save_every}
+                run_job(self, folder, progress=progress, **how)
                 test = Batches(
                     self.test_set,
                     batch_size=self.config.batch_size,
@@ -308,6 +335,7 @@ class RetrainJob:
                 )
                 test_loss, test_accuracy = evaluate(self.model, test.once())
             history = [record for record in folder.metrics() if record["kind"] == "epoch"]
+            check_losses(history[-1] | {"test_loss": test_loss}, folder.path, worst=WORST)
             body = (weight.numel() for name, weight in self.model.named_parameters() if "auxiliary" not in name)
             kept = ("seed", "epochs", "channels", "layers", "batch_size", "data")
             result = {
@@ -315,12 +343,15 @@ class RetrainJob:
                 "text": self.genotype.text(),
                 "test_accuracy": test_accuracy,
                 "test_loss": test_loss,
+                "test_images": len(self.test_set.labels),
                 "parameters": sum(body),
                 "history": [{key: each[key] for key in ("epoch", "train_loss", "train_accuracy")} for each in history],
                 "seconds": history[-1]["elapsed_s"],
                 "path": str(folder.path),
             } | {key: getattr(self.config, key) for key in kept}
-            folder.write_json("retrain.json", result)
+            folder.scalar("test_accuracy", test_accuracy, self.epochs * self.steps)
+            folder.hparams(dataclasses.asdict(self.config), ("train_accuracy", "test_accuracy"))
+            folder.write_result(result)
         return result
 
     def begin_epoch(self, epoch: int) -> None:

@@ -13,7 +13,7 @@ import torch
 
 from fastdarts._backend import use_backend
 from fastdarts.data import ImageSet, load_images, split_levels
-from fastdarts.errors import UserError
+from fastdarts.errors import Diverged, UserError
 from fastdarts.evaluate.retrain import RetrainConfig, RetrainJob, Sets, budget
 from fastdarts.evaluate.tasks import Task, run_tasks
 from fastdarts.runs import RunFolder
@@ -21,7 +21,8 @@ from fastdarts.search.config import SearchConfig
 from fastdarts.search.environment import describe_environment, note_environment, resolve_device
 from fastdarts.search.interrupt import stoppable
 from fastdarts.search.job import SearchJob, SearchResult
-from fastdarts.search.progress import Progress
+from fastdarts.search.origin import describe_origin
+from fastdarts.search.progress import Progress, watcher
 from fastdarts.spaces import Genotype, Space, random_genotype, space
 
 __all__ = ["best_search", "continue_many", "search_many", "selection_budget"]
@@ -86,10 +87,12 @@ def search_many(
         ``valid_accuracy`` [fractions; the supernet's and the trained network's on the architecture level's images],
         ``parameters`` and the run folders ``search`` and ``training``, relative to ``path``; ``selection``, the
         trainings' budget; and ``images``, how many train and how many judge. The best one's genotype is also in
-        ``genotype.json`` and ``genotype.txt``.
+        ``genotype.json`` and ``genotype.txt``. A search that diverged, or whose training did, is not in ``searches``;
+        ``diverged``, there only then, says by its name what happened.
 
     Raises:
         UserError: for bad arguments, before anything is written.
+        Diverged: where no search is left.
         Interrupted: on SIGINT or SIGTERM; continue with :func:`continue_many`.
 
     Source: Liu et al. 2019 (DARTS), section 3.2 (four seeds); Zela et al. 2020 (RobustDARTS), section 5 (a grid of
@@ -99,9 +102,10 @@ def search_many(
     with use_backend(first.backend):
         job = _Many(configs, search_space, train_set, selection)
         record = job.record() | {"command": command, "after": dict(after or {})}
-        record["environment"] = describe_environment(resolve_device(first.device), first.threads)
+        environment = describe_environment(resolve_device(first.device), first.threads)
+        record |= {"environment": environment, "origin": describe_origin()}
         with RunFolder.create(path, record) as folder:
-            return job.run(folder, jobs, progress or Progress())
+            return job.run(folder, jobs, watcher(progress))
 
 
 def continue_many(
@@ -130,7 +134,7 @@ def continue_many(
         first = _check(configs, jobs)
         with use_backend(first.backend):
             job = _Many(configs, Space.from_json(folder.config["space"]), train_set, folder.config["selection"])
-            return job.run(folder, jobs, progress or Progress())
+            return job.run(folder, jobs, watcher(progress))
 
 
 def best_search(path: str | os.PathLike[str]) -> SearchResult:
@@ -143,11 +147,10 @@ def best_search(path: str | os.PathLike[str]) -> SearchResult:
         UserError: if it is no such folder, or not finished.
     """
     root = Path(path)
-    found = RunFolder.open(root).read_json("searches.json")
-    best = root / found["searches"][found["best"]]["search"]
-    result = RunFolder.open(best).read_json("result.json")
-    values = {field.name: result[field.name] for field in dataclasses.fields(SearchResult)}
-    return SearchResult(**(values | {"genotype": Genotype.from_json(result["genotype"]), "path": best}))
+    folder = RunFolder.open(root)
+    found = folder.read_json("searches.json")
+    best = folder.inside(found["searches"][found["best"]]["search"])
+    return SearchResult.from_json(RunFolder.open(best).read_json("result.json"), best)
 
 
 def _check(configs: Mapping[str, SearchConfig], jobs: int) -> SearchConfig:
@@ -209,7 +212,7 @@ class _Many:
         note_environment(folder, resolve_device(self.first.device), progress, self.first.threads)
         with stoppable(folder.path):
             found = self._found(folder.path, jobs, progress)
-            chosen = RunFolder.open(folder.path / f"searches/{found['best']}")
+            chosen = RunFolder.open(folder.inside(f"searches/{found['best']}"))
             best = Genotype.from_json(chosen.read_json("genotype.json"))
             folder.write_json("genotype.json", best.to_json())
             folder.write_text("genotype.txt", best.text() + "\n")
@@ -222,16 +225,24 @@ class _Many:
         ]
         searched = run_tasks(tasks, jobs=jobs, progress=progress)
         trainings: dict[str, Task] = {}
-        for name, result in zip(self.configs, searched, strict=True):
+        diverged = {
+            name: each["diverged"] for name, each in zip(self.configs, searched, strict=True) if "diverged" in each
+        }
+        found = {name: each for name, each in zip(self.configs, searched, strict=True) if name not in diverged}
+        for name, result in found.items():
             config = self._trained(Genotype.from_json(result["genotype"]))
             # The first search that found a network gives its training the name.
             trainings.setdefault(result["text"], Task(root / "selection" / name, config, images=self.levels))
         trained = dict(zip(trainings, run_tasks(list(trainings.values()), jobs=jobs, progress=progress), strict=True))
         entries: dict[str, dict[str, Any]] = {}
-        for (name, varied), result in zip(_varied(self.configs).items(), searched, strict=True):
+        varied = _varied(self.configs)
+        for name, result in found.items():
             text = result["text"]
+            if "diverged" in trained[text]:
+                diverged[name] = f"the training of what it found: {trained[text]['diverged']}"
+                continue
             entries[name] = {
-                "varied": varied,
+                "varied": varied[name],
                 "text": text,
                 "epochs": result["epochs"],
                 "seconds": result["seconds"],
@@ -242,11 +253,14 @@ class _Many:
                 "search": f"searches/{name}",
                 "training": str(trainings[text].path.relative_to(root)),
             }
+        if not entries:
+            raise Diverged(root, f"all {len(diverged)} searches")
         best = max(entries, key=lambda name: entries[name]["valid_accuracy"])
         images = [len(each) for each in self.levels]
         trained_as = next(iter(trainings.values())).config
         settings = {key: getattr(trained_as, key) for key in ("epochs", "channels", "layers", "batch_size", "seed")}
-        return {"best": best, "searches": entries, "selection": settings, "images": images}
+        record = {"best": best, "searches": entries, "selection": settings, "images": images}
+        return record | ({"diverged": diverged} if diverged else {})
 
     def _trained(self, genotype: Genotype) -> RetrainConfig:
         settings = {**self.selection, "data": "custom", "data_root": None, "seed": self.first.seed}

@@ -13,12 +13,15 @@ from typing import Any, cast
 
 from fastdarts._backend import use_backend
 from fastdarts.data import Batches, ImageSet, split_levels
-from fastdarts.errors import UserError
+from fastdarts.errors import Diverged, UserError
 from fastdarts.evaluate.folders import continued
 from fastdarts.evaluate.regret import Network, Table
 from fastdarts.evaluate.retrain import RetrainConfig, RetrainJob, Sets, begun, images_of
 from fastdarts.evaluate.tasks import Task, run_tasks
+from fastdarts.reading import conform, read_json
 from fastdarts.runs.durable import replace_file
+from fastdarts.runs.seal import digest, sealed, unsealed
+from fastdarts.search.divergence import WORST, check_losses
 from fastdarts.search.environment import reproducible
 from fastdarts.search.figures import evaluate
 from fastdarts.search.interrupt import Stop, stoppable
@@ -29,6 +32,10 @@ __all__ = ["Training", "genotypes", "tabulate"]
 
 # 15,625 networks, all of NAS-Bench-201, took its authors 100 GPU days: what is larger was probably not meant.
 _MOST = 20_000
+_RESULT = {
+    "parameters!": int,
+    **dict.fromkeys(("valid_loss!", "valid_accuracy!", "test_loss!", "test_accuracy!"), float),
+}
 
 
 def genotypes(space: Space, layers: int | None = None) -> Iterator[Genotype]:
@@ -99,6 +106,7 @@ def tabulate(
 
     Raises:
         UserError: for bad arguments, before anything is written, or a folder begun with other ones.
+        Diverged: where a training did, once the others are done: a table has all networks.
         Interrupted: on SIGINT or SIGTERM.
 
     Source: RobustDARTS (Zela et al. 2020, arXiv 1909.09656) for its space of 81 networks; Ying et al. 2019,
@@ -124,6 +132,9 @@ def tabulate(
             for number, config in enumerate(row)
         ]
         results = run_tasks(trainings, jobs=jobs, progress=progress)
+        diverged = [training.path.stem for training, each in zip(trainings, results, strict=True) if "diverged" in each]
+        if diverged:
+            raise Diverged(root, f"{len(diverged)} of {len(trainings)} trainings, {diverged[0]} the first")
         networks = tuple(_network(row[0], results[number :: len(configs)]) for number, row in enumerate(configs))
         layers, environment = settings["layers"], folder.config["environment"]
         table = Table(space, layers, portion, tuple(seeds), settings, networks, environment)
@@ -186,8 +197,15 @@ class Training(Task):
         if not self.finished:
             with stoppable(self.path.parent.parent) as stop:
                 result = self._train(stop)
-                replace_file(self.path, (json.dumps(result) + "\n").encode("ascii"))
-        return json.loads(self.path.read_text(encoding="ascii"))
+                text = json.dumps(sealed(result, self._owner, self.path.name))
+                replace_file(self.path, (text + "\n").encode("ascii"))
+        where, run = str(self.path), str(self.path.parent.parent)
+        found = unsealed(read_json(self.path, follow=False), self._owner, self.path.name, where, run)
+        return conform(found, _RESULT, where)
+
+    @property
+    def _owner(self) -> str:
+        return digest([dataclasses.asdict(cast(RetrainConfig, self.config)), self.portion])
 
     def _train(self, stop: Stop) -> dict[str, Any]:
         config = cast(RetrainConfig, self.config)
@@ -207,4 +225,5 @@ class Training(Task):
                         images, batch_size=config.batch_size, seed=0, device=job.device, shuffle=False, drop_last=False
                     )
                     result[f"{name}_loss"], result[f"{name}_accuracy"] = evaluate(job.model, batches.once())
+        check_losses(result, self.path, worst=WORST)
         return result

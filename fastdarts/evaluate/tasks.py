@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from fastdarts.data import ImageSet
-from fastdarts.errors import Interrupted, UserError
+from fastdarts.errors import Diverged, Interrupted, UserError
 from fastdarts.evaluate.retrain import RetrainConfig, begun, retrain_once
 from fastdarts.nn import import_primitives
 from fastdarts.runs import RunFolder
@@ -63,6 +63,7 @@ class Task:
 
         Raises:
             UserError: for a folder begun with other settings, and what the work itself refuses.
+            Diverged: where its losses say that there is no result.
             Interrupted: on SIGINT or SIGTERM, with the state saved.
         """
         if isinstance(self.config, SearchConfig):
@@ -92,6 +93,7 @@ def search_once(
 
     Raises:
         UserError: for a folder begun with another configuration, and as a search does.
+        Diverged: as a search does.
         Interrupted: on SIGINT or SIGTERM.
     """
     _check_same(path, config.to_json())
@@ -105,6 +107,8 @@ def search_once(
 
 def run_tasks(tasks: Sequence[Task], *, jobs: int = 1, progress: Progress | None = None) -> list[dict[str, Any]]:
     """The results of all tasks, in their order; the finished ones are read, the others done.
+
+    One that diverged ends nothing but itself: it is told, and in place of a result stands ``{"diverged": what}``.
 
     With several processes each has its share of the CPU threads, unless its configuration says how many, so that the
     last bits of a run may differ from those of one process. A signal to stop is passed on to them: they save, and the
@@ -124,16 +128,21 @@ def run_tasks(tasks: Sequence[Task], *, jobs: int = 1, progress: Progress | None
     if jobs < 1:
         raise UserError(f"jobs is {jobs}", "at least 1")
     left = [task for task in tasks if not task.finished]
+    diverged: dict[Path, str] = {}
     if jobs == 1 or len(left) < 2:
         with stop_on_signal() as stop:
             for count, task in enumerate(left, 1):
                 if len(left) > 1:
                     progress.note(f"{task.path.name}: {count} of {len(left)} to do")
-                task.run(progress)
+                try:
+                    task.run(progress)
+                except Diverged as error:
+                    diverged[task.path] = error.what
+                    progress.note(str(error))
                 stop.check(task.path)
     else:
-        _Processes(left, jobs, progress).run()
-    return [task.run(progress) for task in tasks]
+        diverged = _Processes(left, jobs, progress).run()
+    return [{"diverged": diverged[task.path]} if task.path in diverged else task.run(progress) for task in tasks]
 
 
 def _check_same(path: Path, config: dict[str, Any]) -> None:
@@ -153,10 +162,11 @@ class _Processes:
         self.jobs = min(jobs, len(tasks))
         self.children: dict[connection.Connection, tuple[Any, Task]] = {}
         self.failure: Exception | None = None
+        self.diverged: dict[Path, str] = {}
         self.done = 0
 
-    def run(self) -> None:
-        """Start the children, keep them busy, and raise what went wrong."""
+    def run(self) -> dict[Path, str]:
+        """Start the children, keep them busy, and raise what went wrong; which tasks diverged, and how."""
         told = False
         with stop_on_signal() as stop:
             for _ in range(self.jobs):
@@ -172,6 +182,7 @@ class _Processes:
         if self.failure is not None:
             raise self.failure
         stop.check(self.last.path)
+        return self.diverged
 
     def _start(self) -> None:
         # A forked child would share this process' threads' locks and, on a GPU, its context: neither survives a fork.
@@ -198,7 +209,10 @@ class _Processes:
         if kind == "note":
             self.progress.note(f"{task.path.name}: {said}")
             return
-        if kind == "done":
+        if kind == "diverged":
+            self.diverged[task.path] = said
+            self.progress.note(str(Diverged(task.path, said)))
+        if kind in ("done", "diverged"):
             self.done += 1
             self.progress.note(f"{task.path.name} has ended, {self.done} of {self.count}")
             if self.waiting and not stopping:
@@ -254,6 +268,8 @@ def _work(pipe: connection.Connection, jobs: int) -> None:
             dataclasses.replace(task, images=_put_together(images)).run(_Relay(pipe))
         except UserError as error:
             _tell(pipe, "refused", (error.what, error.expected, error.remedy))
+        except Diverged as error:
+            _tell(pipe, "diverged", error.what)
         except Interrupted:
             _tell(pipe, "interrupted", None)
         else:

@@ -6,13 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fastdarts.report.decision import decision_of
 from fastdarts.report.history import Alarm, alarms, events, segments
 from fastdarts.report.marks import explain_events
 from fastdarts.report.markup import Markup, element, table
 from fastdarts.report.plots import plot_counts
 from fastdarts.report.records import RunRecords, number
 from fastdarts.report.sections import figure
-from fastdarts.report.words import as_number, plural
+from fastdarts.report.words import as_epoch, as_number, plural
 
 __all__ = ["collapse_section"]
 
@@ -33,14 +34,16 @@ def collapse_section(run: RunRecords) -> Markup:
         "eigenvalue that grows means that the found architecture sits in a sharp place, which deriving moves it out of "
         "(Zela et al., ICLR 2020). "
     )
-    if happened or raised:
-        caption += "Epochs count from 0, as in the files; alarms' and guards' own words from 1, as while it searches. "
     return element(
         "section",
         element("h2", "Did it collapse?"),
         _verdict(run, raised),
         *(element("p", sentence) for sentence in _figures(run)),
-        figure(plot_counts(run.epochs, events=happened), "counts", caption + explain_events(happened)),
+        figure(
+            lambda small: plot_counts(run.epochs, events=happened, narrow=small),
+            "counts",
+            caption + explain_events(happened),
+        ),
         _interventions(run),
         _stages(run),
     )
@@ -57,16 +60,22 @@ def _verdict(run: RunRecords, raised: Sequence[Alarm]) -> Markup:
     if not any("arch_loss" in record for record in run.epochs):
         text = "The alphas learnt in none of these epochs, so there was nothing to watch."
         return element("div", element("p", element("strong", "No alphas")), element("p", text), class_="verdict")
+    decision = decision_of(run)
+    undecided = decision is not None and decision.undecided
     text = "Neither the skip connections of the genotype nor the entropy of the mixing weights "
     if _measured(run.epochs):
         text += "nor the eigenvalue raised one."
     else:
         text += "raised one; the eigenvalue was not measured (--set eigenvalue_every=2 measures it)."
+    if undecided:
+        named = element("strong", "No alarm, but undecided: the search hardly preferred anything")
+        text += " Weights that are nearly equal cannot collapse; that no alarm was raised says nothing here."
+        return element("div", element("p", named), element("p", text), class_="verdict unsure")
     return element("div", element("p", element("strong", "No alarm")), element("p", text), class_="verdict better")
 
 
 def _told(alarm: Alarm) -> str:
-    first, last = alarm.epochs[0], alarm.epochs[-1]
+    first, last = alarm.epochs[0] + 1, alarm.epochs[-1] + 1
     when = f"epoch {first}" if first == last else f"epochs {first} to {last}"
     if first != last and len(alarm.epochs) <= last - first:
         when = f"{len(alarm.epochs)} of {when}"
@@ -75,7 +84,7 @@ def _told(alarm: Alarm) -> str:
 
 def _figures(run: RunRecords) -> list[str]:
     """Skips, entropy and eigenvalue in a sentence each, as far as they were recorded."""
-    sentences = [_skips(run), _entropy(run.epochs), _eigenvalue(run.epochs)]
+    sentences = [_skips(run), _entropy(run), _eigenvalue(run.epochs)]
     return [sentence for sentence in sentences if sentence]
 
 
@@ -93,14 +102,21 @@ def _skips(run: RunRecords) -> str:
     return f"Skip connections after the last epoch: {', '.join(told)}."
 
 
-def _entropy(epochs: Sequence[Mapping[str, Any]]) -> str:
-    means = [_mean(record.get("entropy")) for record in epochs]
+def _entropy(run: RunRecords) -> str:
+    means = [_mean(record.get("entropy")) for record in run.epochs]
     if math.isnan(means[0]) or math.isnan(means[-1]):
         return ""
     return (
         f"Mean entropy of the mixing weights: {as_number(means[0])} nats after the first epoch, "
-        f"{as_number(means[-1])} after the last."
+        f"{as_number(means[-1])} after the last{_largest(run)}."
     )
+
+
+def _largest(run: RunRecords) -> str:
+    """What the entropy would be if all candidates weighed the same."""
+    edges = [edge for each in run.epoch_files[-1:] for row in (each.get("edges") or {}).values() for edge in row]
+    counts = [len(edge["primitives"]) for edge in edges]
+    return f", of at most {as_number(math.fsum(map(math.log, counts)) / len(counts))}" if counts else ""
 
 
 def _eigenvalue(epochs: Sequence[Mapping[str, Any]]) -> str:
@@ -113,15 +129,16 @@ def _eigenvalue(epochs: Sequence[Mapping[str, Any]]) -> str:
     way = f" ({', '.join(how)})" if how else ""
     text = f"Dominant eigenvalue of the Hessian of the validation loss with respect to the alphas{way}: "
     if len(values) == 1:
-        return f"{text}{as_number(values[0])} at epoch {measured[0]['epoch']}, the only measurement."
+        return f"{text}{as_number(values[0])} at epoch {as_epoch(measured[0]['epoch'])}, the only measurement."
     return (
-        f"{text}{as_number(values[0])} at epoch {measured[0]['epoch']}, {as_number(values[-1])} at epoch "
-        f"{measured[-1]['epoch']}, at most {as_number(values[most])} at epoch {measured[most]['epoch']}."
+        f"{text}{as_number(values[0])} at epoch {as_epoch(measured[0]['epoch'])}, {as_number(values[-1])} at epoch "
+        f"{as_epoch(measured[-1]['epoch'])}, at most {as_number(values[most])} at epoch "
+        f"{as_epoch(measured[most]['epoch'])}."
     )
 
 
 def _interventions(run: RunRecords) -> Markup:
-    rows = [[str(event.epoch), event.guard or "planned", event.done, event.why] for event in events(run.epochs)]
+    rows = [[as_epoch(event.epoch), event.guard or "planned", event.done, event.why] for event in events(run.epochs)]
     if not rows:
         return Markup("")
     return element("div", element("h3", "What happened"), table(["After epoch", "Guard", "What", "Why"], rows))
@@ -163,4 +180,5 @@ def _mean(values: object) -> float:
 
 
 def _span(ends: tuple[int, int]) -> str:
-    return f"{ends[0]} to {ends[1]}" if ends[0] != ends[1] else str(ends[0])
+    first, last = map(as_epoch, ends)
+    return f"{first} to {last}" if first != last else first

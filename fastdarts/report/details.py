@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fastdarts.report.history import answer_epoch, events, segments, with_stages
+from fastdarts.report.history import Event, answer_epoch, events, segments, with_stages
 from fastdarts.report.marks import explain_events
 from fastdarts.report.markup import Markup, element, table
 from fastdarts.report.mixing import plot_edge_weights, plot_mixing, plot_mixing_by_cell
 from fastdarts.report.plots import plot_curves, plot_hypergradient
 from fastdarts.report.records import RunRecords, number
 from fastdarts.report.sections import figure
-from fastdarts.report.words import MISSING, as_bytes, as_count, as_number, as_percent
-from fastdarts.spaces import CellGenotype
+from fastdarts.report.words import (
+    MISSING,
+    as_budget,
+    as_bytes,
+    as_count,
+    as_epoch,
+    as_number,
+    as_percent,
+    without_paths,
+)
+from fastdarts.spaces import CellGenotype, Genotype
 
 __all__ = [
     "configuration_section",
@@ -27,6 +35,7 @@ __all__ = [
 ]
 
 _SHARED = 2
+_EVENTS = "events.out.tfevents."
 
 
 def curves_section(run: RunRecords) -> Markup:
@@ -36,14 +45,25 @@ def curves_section(run: RunRecords) -> Markup:
         start = run.settings.get("arch_start_epoch", 0)
         labels = ("weight level (train)", "architecture level") if run.kind == "search" else ("train", "validation")
         start, happened = start if isinstance(start, int) else 0, events(run.epochs)
-        svg = plot_curves(run.epochs, arch_start_epoch=start, labels=labels, events=happened)
+        marks: dict[str, Any] = {"arch_start_epoch": start, "labels": labels, "events": happened}
         heading = "The search by epoch" if run.kind == "search" else "The training by epoch"
-        parts += [element("h2", heading), figure(svg, "curves", explain_events(happened)), _epoch_table(run)]
+        curves = figure(
+            lambda small: plot_curves(run.epochs, **marks, narrow=small), "curves", explain_events(happened)
+        )
+        parts += [element("h2", heading), curves, _epoch_table(run)]
     history = (run.retrain or {}).get("history") or []
     if history and run.kind == "search":
-        svg = plot_curves(history, labels=("training images", "validation images"))
-        parts += [element("h2", "The training of the derived network"), figure(svg, "retrain")]
+        names = ("training images", "validation images")
+        ended = _ended(run.retrain or {})
+        plot = figure(lambda small: plot_curves(history, labels=names, narrow=small), "retrain", ended)
+        parts += [element("h2", "The training of the derived network"), plot]
     return element("section", *parts) if parts else Markup("")
+
+
+def _ended(retrain: Mapping[str, Any]) -> str:
+    """Budget and result of the training whose curve is shown, which may not be the headline's."""
+    of = as_budget(retrain)
+    return f"Of {of}; its test accuracy: {as_percent(retrain.get('test_accuracy'))}." if of else ""
 
 
 def mixing_section(run: RunRecords) -> Markup:
@@ -56,21 +76,41 @@ def mixing_section(run: RunRecords) -> Markup:
     parts = [element("h2", "Evolution of the mixing weights")]
     if len(keys) > _SHARED:
         text = "One panel a cell: the mean over its edges of each operator's mixing weight."
-        plot = figure(plot_mixing_by_cell(files), "mixing")
+        plot = figure(lambda small: plot_mixing_by_cell(files, narrow=small), "mixing")
         return element("section", *parts, element("p", text, class_="note"), plot)
     text = "One panel an edge, source \u2192 node; colours as in the drawing. "
     text += "Where the genotype keeps an edge, the panel names the operator kept. The scale is that of the weights, "
     text += "it need not begin at 0; the thin line marks equal weights."
     parts.append(element("p", text, class_="note"))
     for key in keys:
-        kept = run.genotype.cells.get(key) if run.genotype is not None else None
-        caption = _decided(deciding, key, kept) if kept is not None else ""
-        parts.append(element("h3", {"normal": "Normal cell", "reduce": "Reduction cell"}.get(key, key)))
-        parts.append(figure(plot_mixing(files, key, kept=kept, events=happened), f"mixing-{key}", caption))
-        if (files[-1].get("edge_weights") or {}).get(key):
-            caption = "Weights of whole edges, which multiply the mixing weights; 1 is an equal share."
-            parts.append(figure(plot_edge_weights(files, key, events=happened), f"edges-{key}", caption))
+        parts += _mixing_of(key, files, run.genotype, deciding, happened)
     return element("section", *parts)
+
+
+def _mixing_of(
+    key: str,
+    files: Sequence[Mapping[str, Any]],
+    genotype: Genotype | None,
+    deciding: Mapping[str, Any],
+    happened: Sequence[Event],
+) -> list[Markup]:
+    """One cell's mixing weights, and the weights of its edges where it has any."""
+    kept = genotype.cells.get(key) if genotype is not None else None
+    parts = [element("h3", {"normal": "Normal cell", "reduce": "Reduction cell"}.get(key, key))]
+    parts.append(
+        figure(
+            lambda small: plot_mixing(files, key, kept=kept, events=happened, narrow=small),
+            f"mixing-{key}",
+            _decided(deciding, key, kept) if kept is not None else "",
+        )
+    )
+    if (files[-1].get("edge_weights") or {}).get(key):
+        caption = "Weights of whole edges, which multiply the mixing weights; 1 is an equal share."
+        plot = figure(
+            lambda small: plot_edge_weights(files, key, events=happened, narrow=small), f"edges-{key}", caption
+        )
+        parts.append(plot)
+    return parts
 
 
 def hypergradient_section(run: RunRecords) -> Markup:
@@ -79,7 +119,7 @@ def hypergradient_section(run: RunRecords) -> Markup:
         return Markup("")
     header = ["Epoch", "Kind", "Cosine", "Relative error", "Norm", "Norm of the exact one"]
     rows = [
-        [str(check.get("epoch", MISSING)), str(check.get("method_kind", MISSING))]
+        [as_epoch(check.get("epoch")), str(check.get("method_kind", MISSING))]
         + [as_number(check.get(name)) for name in ("cosine", "relative_error", "norm", "exact_norm")]
         for check in run.checks
     ]
@@ -88,7 +128,7 @@ def hypergradient_section(run: RunRecords) -> Markup:
         "section",
         element("h2", "Hypergradient check"),
         element("p", text, class_="note"),
-        figure(plot_hypergradient(run.checks), "hypergradient"),
+        figure(lambda small: plot_hypergradient(run.checks, narrow=small), "hypergradient"),
         table(header, rows),
     )
 
@@ -109,16 +149,18 @@ def reproduction_section(run: RunRecords) -> Markup:
     command = str(run.config.get("command") or "")
     parts = [element("h2", "How to reproduce it")]
     if command:
-        parts += [element("p", "The command that started the run:"), element("pre", command)]
+        parts += [element("p", "The command that started the run:"), element("pre", without_paths(command))]
     elif run.kind == "search":
         parts += [
             element("p", "The run was started from Python, so no command was recorded. The same search again:"),
-            element("pre", _python(run.path)),
+            element("pre", _python(run.path.name)),
         ]
     else:
         parts.append(element("p", f"The command was {MISSING}."))
     environment = run.config.get("environment")
     recorded = environment if isinstance(environment, Mapping) else {}
+    origin = run.config.get("origin")
+    recorded = (dict(origin) if isinstance(origin, Mapping) else {}) | dict(recorded)
     rows = [["seed", str(run.settings.get("seed", MISSING))], *([str(k), _plain(v)] for k, v in recorded.items())]
     if not recorded:
         rows.append(["versions", MISSING])
@@ -143,8 +185,13 @@ def files_section(run: RunRecords) -> Markup:
         except FileNotFoundError:
             # The run is still going and has just replaced or pruned it.
             continue
-        rows.append([entry.name + "/" * entry.is_dir(), size])
-    return element("section", element("h2", "Files"), element("pre", str(run.path)), table(["File", "Size"], rows))
+        # TensorBoard puts the machine's name into its files' names.
+        name = f"{_EVENTS}\u2026" if entry.name.startswith(_EVENTS) else entry.name
+        # As code a long name may break, so that the table fits a phone.
+        rows.append([element("code", name + "/" * entry.is_dir()), size])
+    return element(
+        "section", element("h2", "Files"), element("pre", f"{run.path.name}/"), table(["File", "Size"], rows)
+    )
 
 
 def _decided(file: Mapping[str, Any], key: str, kept: CellGenotype) -> str:
@@ -160,7 +207,7 @@ def _decided(file: Mapping[str, Any], key: str, kept: CellGenotype) -> str:
         return ""
     low, high = as_number(min(weights)), as_number(max(weights))
     even = as_number(min(equal)) + (f" to {as_number(max(equal))}" if max(equal) > min(equal) else "")
-    text = f"After epoch {file['epoch']} the operators kept have mixing weights of {low} to {high}"
+    text = f"After epoch {as_epoch(file['epoch'])} the operators kept have mixing weights of {low} to {high}"
     return f"{text}; equal weights would be {even}."
 
 
@@ -172,7 +219,7 @@ def _epoch_table(run: RunRecords) -> Markup:
     measured = any("eigenvalue" in record for record in run.epochs)
     rows = []
     for record in run.epochs:
-        row = [str(record["epoch"]), as_number(record.get("train_loss")), as_percent(record.get("train_accuracy"))]
+        row = [as_epoch(record["epoch"]), as_number(record.get("train_loss")), as_percent(record.get("train_accuracy"))]
         if searched:
             skips = record.get("skips") or {}
             many = len(skips) > _SHARED
@@ -181,7 +228,7 @@ def _epoch_table(run: RunRecords) -> Markup:
             row += [", ".join(counts) or MISSING, as_count(record.get("parameters"))]
         if measured:
             row.append(as_number(record["eigenvalue"]) if "eigenvalue" in record else "")
-        row += [f"{record.get('stage', 0) + 1}: {record.get('stage_epoch', MISSING)}"] if staged else []
+        row += [f"{record.get('stage', 0) + 1}: {as_epoch(record.get('stage_epoch'))}"] if staged else []
         row += [as_number(record.get("lr")), f"{as_number(record.get('step_ms'))} ms"]
         row.append(as_bytes(record.get("peak_bytes")))
         rows.append(row)
@@ -198,13 +245,15 @@ def _plain(value: Any) -> str:
         return ", ".join(map(str, value)) or "none"
     if isinstance(value, float):
         return f"{value:g}"
-    return "none" if value is None else "yes" if value is True else "no" if value is False else str(value)
+    return (
+        "none" if value is None else "yes" if value is True else "no" if value is False else without_paths(str(value))
+    )
 
 
-def _python(path: Path) -> str:
+def _python(name: str) -> str:
     return (
         "import json\n"
         "from fastdarts.search import SearchConfig, search\n"
-        f"config = json.load(open({str(path / 'config.json')!r}))['config']\n"
+        f"config = json.load(open({f'{name}/config.json'!r}))['config']\n"
         "search(SearchConfig.from_json(config), 'runs/again')"
     )

@@ -20,7 +20,8 @@ _STYLE = re.compile(r"<defs>\s*<style.*?</style>\s*</defs>", re.DOTALL)
 _NAMESPACE = re.compile(r' xmlns(:\w+)?="[^"]*"')
 _FAMILY = re.compile(r"'DejaVu Sans'[^;\"]*")
 _REFERENCE = re.compile(r'(\bid="|url\(#|href="#)')
-_WIDTH = 9.6
+# Inches. A narrow figure fills a phone of 390 pixels at about the size of its letters.
+_WIDTH, _NARROW = 9.6, 3.4
 _NOT_A_WORD = re.compile(r"[^A-Za-z0-9-]+")
 
 
@@ -32,8 +33,9 @@ def panels(
     margins: tuple[float, float, float, float] = (0.62, 0.15, 0.36, 0.5),
     gaps: tuple[float, float] = (0.72, 0.5),
     places: Sequence[tuple[int, int]] | None = None,
+    narrow: bool = False,
 ) -> tuple[Figure, dict[tuple[int, int], Axes]]:
-    """A figure of the page's width with a grid of panels, without any global state.
+    """A figure of the page's width, or a phone's, with a grid of panels, without any global state.
 
     The space around the panels is given, not searched for: matplotlib's layout engines draw everything twice.
 
@@ -44,6 +46,7 @@ def panels(
         margins: left, right, top, bottom [inches].
         gaps: between two panels, across and down [inches].
         places: (row, column) of the panels to make; by default all.
+        narrow: for a phone, a third as wide.
 
     Returns:
         The figure and its panels by (row, column), in the order of ``places``.
@@ -51,14 +54,15 @@ def panels(
     from matplotlib.figure import Figure
 
     left, right, top, bottom = margins
-    figure = Figure(figsize=(_WIDTH, height))
+    width = _NARROW if narrow else _WIDTH
+    figure = Figure(figsize=(width, height))
     figure.patch.set_alpha(0.0)
-    across = (_WIDTH - left - right - gaps[0] * (columns - 1)) / columns
+    across = (width - left - right - gaps[0] * (columns - 1)) / columns
     down = (height - top - bottom - gaps[1] * (rows - 1)) / rows
     made = {}
     for row, column in places or [(row, column) for row in range(rows) for column in range(columns)]:
         x, y = left + column * (across + gaps[0]), height - top - (row + 1) * down - row * gaps[1]
-        made[row, column] = figure.add_axes((x / _WIDTH, y / height, across / _WIDTH, down / height))
+        made[row, column] = figure.add_axes((x / width, y / height, across / width, down / height))
     return figure, made
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastdarts.report.records import RunRecords, number
+from fastdarts.report.words import as_epoch
 
 __all__ = ["Alarm", "Event", "Segment", "alarms", "answer_epoch", "as_listed", "events", "segments", "with_stages"]
 
@@ -162,7 +163,7 @@ def _event(epoch: int, action: Mapping[str, Any]) -> Event:
     kind = str(action.get("action", "")).lower()
     done = _DONE.get(kind, kind or "acted")
     if kind == "rollback" and "epoch" in action:
-        done += f" to the end of epoch {action['epoch']}"
+        done += f" to the end of epoch {as_epoch(action['epoch'])}"
     settings = action.get("settings")
     if isinstance(settings, Mapping) and settings:
         done += ", " + ", ".join(f"{name} {_short(value)}" for name, value in settings.items())

@@ -27,7 +27,7 @@ def broken(epochs: Sequence[Mapping[str, Any]], values: Sequence[float]) -> tupl
         values: one an epoch; nan for a gap.
 
     Returns:
-        x and y for ``Axes.plot``.
+        x, in which the first epoch is 1, and y for ``Axes.plot``.
     """
     x: list[float] = []
     y: list[float] = []
@@ -36,7 +36,7 @@ def broken(epochs: Sequence[Mapping[str, Any]], values: Sequence[float]) -> tupl
         if x:
             x.append(math.nan)
             y.append(math.nan)
-        x += [number(record.get("epoch")) for record in segment.records]
+        x += [number(record.get("epoch")) + 1 for record in segment.records]
         y += values[done : done + len(segment.records)]
         done += len(segment.records)
     return x, y
@@ -58,21 +58,21 @@ def mark_events(panels: Iterable[Axes], events: Sequence[Event], *, numbered: bo
     colour = COLOURS["accent"].light
     for axes in panels:
         for k, event in enumerate(events, 1):
-            axes.axvline(event.epoch + 0.5, color=colour, linewidth=0.8, linestyle=(0, (3, 2)), zorder=1)
+            axes.axvline(event.epoch + 1.5, color=colour, linewidth=0.8, linestyle=(0, (3, 2)), zorder=1)
             if numbered:
                 place: dict[str, Any] = {
                     "xycoords": ("data", "axes fraction"),
                     "textcoords": "offset points",
                     "xytext": (2, -1),
                 }
-                axes.annotate(str(k), (event.epoch + 0.5, 1.0), va="top", fontsize=7.5, color=colour, **place)
+                axes.annotate(str(k), (event.epoch + 1.5, 1.0), va="top", fontsize=7.5, color=colour, **place)
 
 
 def explain_events(events: Sequence[Event]) -> str:
     """The numbers of the marks in words, for a caption; empty where there are none."""
     if not events:
         return ""
-    told = (f"({k}) after epoch {event.epoch} {_who(event)}{event.done}" for k, event in enumerate(events, 1))
+    told = (f"({k}) after epoch {event.epoch + 1} {_who(event)}{event.done}" for k, event in enumerate(events, 1))
     return f"Dashed lines: {'; '.join(told)}. Epochs are those of the run."
 
 

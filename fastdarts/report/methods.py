@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from fastdarts.errors import UserError
-from fastdarts.report.figure import figure_to_svg, inline, panels, style_axes
+from fastdarts.report.figure import figure_to_svg, panels, style_axes
 from fastdarts.report.files import replace_file
 from fastdarts.report.markup import Markup, element, table
 from fastdarts.report.palette import COLOURS
 from fastdarts.report.records import number
+from fastdarts.report.sections import figure
 from fastdarts.report.style import document
-from fastdarts.report.words import MISSING, as_count, as_duration, as_percent, plural
+from fastdarts.report.verdict import sampling_words
+from fastdarts.report.words import MISSING, as_count, as_duration, as_percent, origin_words, plural, without_paths
 from fastdarts.runs import RunFolder
 
 __all__ = ["methods_rows", "methods_words", "plot_methods", "write_methods_report"]
@@ -44,9 +46,9 @@ def write_methods_report(run: str | os.PathLike[str]) -> Path:
         raise UserError(f"{folder.path} holds no finished comparison of methods", "the folder of one")
     comparison = folder.read_json("comparison-methods.json")
     svg = plot_methods(comparison)
-    replace_file(folder.path / "comparison-methods.svg", svg.encode("utf-8"))
-    page = _page(comparison, folder, svg)
-    return replace_file(folder.path / "report.html", page.encode("utf-8"))
+    replace_file(folder.path / "comparison-methods.svg", svg.encode("utf-8", "backslashreplace"))
+    page = _page(comparison, folder)
+    return replace_file(folder.path / "report.html", page.encode("utf-8", "backslashreplace"))
 
 
 def methods_rows(comparison: Mapping[str, Any]) -> list[list[str]]:
@@ -70,6 +72,7 @@ def methods_words(comparison: Mapping[str, Any]) -> list[str]:
         for name in _ranked(comparison)
         if name != comparison["baseline"]
     ]
+    lines += [f"Left out: {name} diverged ({what})." for name, what in comparison.get("diverged", {}).items()]
     least = 2.0 ** (1 - seeds)
     note = f"With {plural(seeds, 'seed')} Wilcoxon's p cannot be below {least:.3g}"
     if tested > 1:
@@ -77,14 +80,16 @@ def methods_words(comparison: Mapping[str, Any]) -> list[str]:
     if min(1.0, tested * least) > _LEVEL:
         needed = math.ceil(1 - math.log2(_LEVEL / tested))
         note += f": it can show nothing here; it needs {needed} seeds"
-    return [*lines, note + ". The t-test and its intervals suppose differences that are spread about normally."]
+    images = sampling_words(comparison.get("test_images"), *_best(comparison))
+    return [*lines, images, note + ". The t-test and its intervals suppose differences that are spread about normally."]
 
 
-def plot_methods(comparison: Mapping[str, Any]) -> str:
+def plot_methods(comparison: Mapping[str, Any], *, narrow: bool = False) -> str:
     """Accuracies by method, and their differences to random choice: dots are seeds, bars 95% intervals of the mean.
 
     Args:
         comparison: what ``comparison-methods.json`` holds.
+        narrow: for a phone, one panel above the other.
 
     Returns:
         SVG.
@@ -92,7 +97,10 @@ def plot_methods(comparison: Mapping[str, Any]) -> str:
     names = _ranked(comparison)[::-1]
     longest = max(map(len, names))
     margins = (0.25 + 0.075 * longest, 0.15, 0.36, 0.5)
-    figure, axes_by_place = panels(1, 2, height=1.1 + 0.34 * len(names), margins=margins, gaps=(0.4, 0.5))
+    height = 1.1 + 0.34 * len(names)
+    rows, columns, height = (2, 1, 2 * height) if narrow else (1, 2, height)
+    gaps = (0.4, 1.0 if narrow else 0.5)
+    drawn, axes_by_place = panels(rows, columns, height=height, margins=margins, gaps=gaps, narrow=narrow)
     left, right = axes_by_place.values()
     for place, name in enumerate(names):
         entry = comparison["methods"][name]
@@ -108,10 +116,10 @@ def plot_methods(comparison: Mapping[str, Any]) -> str:
     for axes in (left, right):
         axes.set_ylim(-0.6, len(names) - 0.4)
         axes.set_yticks(range(len(names)))
-        axes.set_yticklabels(names if axes is left else [""] * len(names))
+        axes.set_yticklabels(names if axes is left or narrow else [""] * len(names))
         axes.margins(x=0.06)
     _keep_in_view(left, right, comparison)
-    return figure_to_svg(figure, title=f"{', '.join(names[::-1])}: test accuracies and differences to random choice")
+    return figure_to_svg(drawn, title=f"{', '.join(names[::-1])}: test accuracies and differences to random choice")
 
 
 def _dots(axes: Any, place: int, values: Sequence[float], mean: float, interval: Sequence[float], colour: str) -> None:
@@ -134,6 +142,13 @@ def _keep_in_view(left: Any, right: Any, comparison: Mapping[str, Any]) -> None:
         room = max(high - low, 0.5)
         now = axes.get_xlim()
         axes.set_xlim(max(now[0], low - room), min(now[1], high + room))
+
+
+def _best(comparison: Mapping[str, Any]) -> tuple[float, float]:
+    """Mean accuracy of the best method, and its difference to random choice."""
+    best = next(name for name in _ranked(comparison) if name != comparison["baseline"])
+    mean = number(comparison["methods"][best]["mean"])
+    return mean, mean - number(comparison["methods"][comparison["baseline"]]["mean"])
 
 
 def _ranked(comparison: Mapping[str, Any]) -> list[str]:
@@ -184,16 +199,21 @@ def _sentence(name: str, against: Mapping[str, Any]) -> str:
     return f"{name}: {side} than random choice: {gap}, {sign}."
 
 
-def _page(comparison: Mapping[str, Any], folder: RunFolder, svg: str) -> str:
+def _page(comparison: Mapping[str, Any], folder: RunFolder) -> str:
     heading = f"Methods against random choice: {folder.path.resolve().name}"
     header, *rows = methods_rows(comparison)
     marked = _ranked(comparison).index(comparison["baseline"])
     first, *notes = methods_words(comparison)[::-1]
     body = element(
         "main",
-        element("header", element("h1", heading), element("p", _about(comparison), class_="sub")),
+        element(
+            "header",
+            element("h1", heading),
+            element("p", _about(comparison), class_="sub"),
+            element("p", origin_words(folder.config), class_="sub"),
+        ),
         element("div", *(element("p", line) for line in notes[::-1]), class_="verdict"),
-        element("figure", Markup(inline(svg, "methods")), element("figcaption", _caption(comparison))),
+        figure(lambda small: plot_methods(comparison, narrow=small), "methods", _caption(comparison)),
         table(header, rows, marked=marked),
         element("p", first, class_="note"),
         _by_seed(comparison),
@@ -216,9 +236,9 @@ def _about(comparison: Mapping[str, Any]) -> str:
 def _caption(comparison: Mapping[str, Any]) -> str:
     return (
         "A dot is a seed: one search, and one training of what it found. Diamonds are means, bars their 95% intervals "
-        f"(Student's t), cut where they leave the plot. Differences are to the {comparison['baseline']} cell of the "
-        "same seed, trained with the same random numbers. The test set was read once a network, after its training. "
-        "Bootstrap intervals are in comparison-methods.json."
+        "(Student's t, of accuracies on the logit scale), cut where they leave the plot. Differences are to the "
+        f"{comparison['baseline']} cell of the same seed, trained with the same random numbers. The test set was read "
+        "once a network, after its training. Bootstrap intervals are in comparison-methods.json."
     )
 
 
@@ -244,7 +264,7 @@ def _by_seed(comparison: Mapping[str, Any]) -> Markup:
 def _repetition(comparison: Mapping[str, Any], folder: RunFolder) -> Markup:
     parts = [element("h2", "How to repeat it")]
     if folder.config.get("command"):
-        parts.append(element("pre", folder.config["command"]))
+        parts.append(element("pre", without_paths(folder.config["command"])))
     settings = comparison.get("search") or {}
     if settings:
         shown = ", ".join(f"{key} {value}" for key, value in settings.items())

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["plot_edge_weights", "plot_mixing", "plot_mixing_by_cell"]
 
 Epoch = Mapping[str, Any]
-_ACROSS = 5
+_ACROSS, _ACROSS_NARROW = 5, 2
 # Inputs of the cell full, nodes dashed; colours that are far apart for every eye.
 _SOURCES: tuple[dict[str, Any], ...] = tuple(
     {"color": COLOURS[key].light, "linestyle": style}
@@ -38,7 +38,12 @@ _SUBSCRIPTS = str.maketrans("k-0123456789", "\u2096\u208b\u2080\u2081\u2082\u208
 
 
 def plot_mixing(
-    epochs: Sequence[Epoch], key: str, *, kept: CellGenotype | None = None, events: Sequence[Event] = ()
+    epochs: Sequence[Epoch],
+    key: str,
+    *,
+    kept: CellGenotype | None = None,
+    events: Sequence[Event] = (),
+    narrow: bool = False,
 ) -> str:
     """Mixing weights of one architecture by epoch: one panel an edge, one line a primitive.
 
@@ -53,14 +58,15 @@ def plot_mixing(
         key: architecture key, ``normal``, ``reduce`` or ``cell7``.
         kept: the derived cell; its edges' panels name the operator that was kept.
         events: what to mark.
+        narrow: for a phone, two panels in a row.
 
     Returns:
         SVG.
     """
     edges = _edges(epochs, key)
-    places, rows, columns = _places(edges)
+    places, rows, columns = _places(edges, narrow=narrow)
     corner = (0, columns - 1) not in places and rows > 1
-    figure, axes_by_place = _grid(rows, columns, places, legend_above=not corner)
+    figure, axes_by_place = _grid(rows, columns, places, legend_above=not corner, narrow=narrow)
     mixed = [_mixed(each, key) for each in epochs]
     chosen = {(source, node): op for op, source, node in kept.edges()} if kept is not None else {}
     drawn: list[float] = []
@@ -76,11 +82,11 @@ def plot_mixing(
     mark_events(axes_by_place.values(), events, numbered=False)
     _one_scale(axes_by_place.values(), drawn)
     _label(figure, "mixing weight")
-    _shared_legend(figure, corner=corner)
+    _shared_legend(figure, corner=corner, narrow=narrow)
     return figure_to_svg(figure, title=f"Mixing weights of the {key} cell by epoch, one panel an edge")
 
 
-def plot_edge_weights(epochs: Sequence[Epoch], key: str, *, events: Sequence[Event] = ()) -> str:
+def plot_edge_weights(epochs: Sequence[Epoch], key: str, *, events: Sequence[Event] = (), narrow: bool = False) -> str:
     """Weights of whole edges (PC-DARTS' edge normalisation) of one architecture by epoch: one panel a node.
 
     Drawn as multiples of an equal share, since nodes have different numbers of edges.
@@ -89,15 +95,17 @@ def plot_edge_weights(epochs: Sequence[Epoch], key: str, *, events: Sequence[Eve
         epochs: contents of ``epochs/NNNN.json`` with ``edge_weights``, in order.
         key: architecture key.
         events: what to mark.
+        narrow: for a phone, two panels in a row.
 
     Returns:
         SVG.
     """
     edges = _edges(epochs, key)
     nodes = list(dict.fromkeys(edge["node"] for edge in edges))
-    rows, columns = -(-len(nodes) // _ACROSS), min(len(nodes), _ACROSS)
+    across = _ACROSS_NARROW if narrow else _ACROSS
+    rows, columns = -(-len(nodes) // across), min(len(nodes), across)
     places = [divmod(k, columns) for k in range(len(nodes))]
-    figure, axes_by_place = _grid(rows, columns, places, legend_above=True)
+    figure, axes_by_place = _grid(rows, columns, places, legend_above=True, narrow=narrow)
     shares = [_edge_shares(each, key) for each in epochs]
     drawn: list[float] = []
     for node, axes in zip(nodes, axes_by_place.values(), strict=True):
@@ -112,24 +120,26 @@ def plot_edge_weights(epochs: Sequence[Epoch], key: str, *, events: Sequence[Eve
     mark_events(axes_by_place.values(), events, numbered=False)
     _one_scale(axes_by_place.values(), drawn)
     _label(figure, "times an equal share")
-    _shared_legend(figure, corner=False)
+    _shared_legend(figure, corner=False, narrow=narrow)
     return figure_to_svg(figure, title=f"Edge weights of the {key} cell by epoch, one panel a node")
 
 
-def plot_mixing_by_cell(epochs: Sequence[Epoch]) -> str:
+def plot_mixing_by_cell(epochs: Sequence[Epoch], *, narrow: bool = False) -> str:
     """Mixing weights of many unshared cells by epoch: one panel a cell, the mean over its edges as stacked areas.
 
     Args:
         epochs: contents of ``epochs/NNNN.json``, in order.
+        narrow: for a phone, two panels in a row.
 
     Returns:
         SVG.
     """
     keys = list(epochs[-1]["weights"])
-    rows = -(-len(keys) // _ACROSS)
-    places = [divmod(k, _ACROSS) for k in range(len(keys))]
-    figure, axes_by_place = _grid(rows, _ACROSS, places, legend_above=True)
-    x = [number(each.get("epoch")) for each in epochs]
+    across = _ACROSS_NARROW if narrow else _ACROSS
+    rows = -(-len(keys) // across)
+    places = [divmod(k, across) for k in range(len(keys))]
+    figure, axes_by_place = _grid(rows, across, places, legend_above=True, narrow=narrow)
+    x = [number(each.get("epoch")) + 1 for each in epochs]
     for key, axes in zip(keys, axes_by_place.values(), strict=True):
         shares = _shares(epochs, key)
         bottom = [0.0] * len(x)
@@ -145,18 +155,18 @@ def plot_mixing_by_cell(epochs: Sequence[Epoch]) -> str:
         axes.set_ylim(0, 1)
         axes.margins(x=0)
     _label(figure, "mean mixing weight over the edges")
-    _shared_legend(figure, corner=False)
+    _shared_legend(figure, corner=False, narrow=narrow)
     return figure_to_svg(figure, title="Mixing weights by epoch, one panel a cell")
 
 
 def _grid(
-    rows: int, columns: int, places: Sequence[tuple[int, int]], *, legend_above: bool
+    rows: int, columns: int, places: Sequence[tuple[int, int]], *, legend_above: bool, narrow: bool
 ) -> tuple[Figure, dict[tuple[int, int], Axes]]:
     """Small panels; ticks are named at the left and where nothing follows below."""
-    top = 0.62 if legend_above else 0.3
-    figure, made = panels(
-        rows, columns, height=1.4 * rows + top + 0.3, margins=(0.75, 0.1, top, 0.5), gaps=(0.22, 0.38), places=places
-    )
+    top = (1.1 if narrow else 0.62) if legend_above else 0.3
+    left = 0.62 if narrow else 0.75
+    shape: dict[str, Any] = {"margins": (left, 0.1, top, 0.5), "gaps": (0.22, 0.38), "places": places}
+    figure, made = panels(rows, columns, height=1.4 * rows + top + 0.3, narrow=narrow, **shape)
     for (row, column), axes in made.items():
         style_axes(axes, ticks=4)
         axes.tick_params(labelleft=column == 0, labelbottom=(row + 1, column) not in made)
@@ -169,13 +179,14 @@ def _label(figure: Figure, what: str) -> None:
     figure.text(0.5, 0.1 / figure.get_figheight(), "epoch", ha="center", va="bottom", fontsize=8.5, color=muted)
 
 
-def _places(edges: Sequence[Mapping[str, Any]]) -> tuple[list[tuple[int, int]], int, int]:
+def _places(edges: Sequence[Mapping[str, Any]], *, narrow: bool) -> tuple[list[tuple[int, int]], int, int]:
     """(row, column) of each edge's panel, and the number of rows and columns."""
     first = min(edge["node"] for edge in edges)
     rows, columns = max(edge["node"] for edge in edges) - first + 1, max(edge["source"] for edge in edges) + 1
-    if 2 * len(edges) > rows * columns:
+    if 2 * len(edges) > rows * columns and not narrow:
         return [(edge["node"] - first, edge["source"]) for edge in edges], rows, columns
-    return [divmod(e, _ACROSS) for e in range(len(edges))], -(-len(edges) // _ACROSS), min(_ACROSS, len(edges))
+    across = _ACROSS_NARROW if narrow else _ACROSS
+    return [divmod(e, across) for e in range(len(edges))], -(-len(edges) // across), min(across, len(edges))
 
 
 def _edges(epochs: Sequence[Epoch], key: str) -> list[dict[str, Any]]:
@@ -262,7 +273,7 @@ def _shares(epochs: Sequence[Epoch], key: str) -> dict[str, list[float]]:
     }
 
 
-def _shared_legend(figure: Figure, *, corner: bool) -> None:
+def _shared_legend(figure: Figure, *, corner: bool, narrow: bool) -> None:
     """One legend for all panels: in the empty upper right corner of a triangle of panels, otherwise above them."""
     entries: dict[str, Any] = {}
     for axes in figure.axes:
@@ -275,5 +286,5 @@ def _shared_legend(figure: Figure, *, corner: bool) -> None:
         fontsize=8.5,
         labelcolor=COLOURS["ink"].light,
         loc="upper right" if corner else "upper left",
-        ncols=2 if corner else 9,
+        ncols=2 if corner else 3 if narrow else 9,
     )

@@ -34,7 +34,7 @@ def write_report(
     """
     records = read_run(run)
     target = Path(path) if path is not None else Path(run) / "report.html"
-    return replace_file(target, render_report(records, title=title).encode("utf-8"))
+    return replace_file(target, render_report(records, title=title).encode("utf-8", "backslashreplace"))
 
 
 def render_report(run: RunRecords, *, title: str | None = None) -> str:
@@ -50,6 +50,7 @@ def render_report(run: RunRecords, *, title: str | None = None) -> str:
         sections.headline(run, heading),
         sections.cells_section(run),
         sections.comparison_section(run),
+        sections.results_section(run),
         details.curves_section(run),
         collapse.collapse_section(run),
         details.mixing_section(run),

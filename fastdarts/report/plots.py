@@ -11,6 +11,7 @@ from fastdarts.report.history import Event, segments
 from fastdarts.report.marks import broken, mark_events, marker_of
 from fastdarts.report.palette import COLOURS
 from fastdarts.report.records import number
+from fastdarts.report.verdict import interval_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,8 +29,9 @@ def plot_curves(
     arch_start_epoch: int = 0,
     labels: tuple[str, str] = ("weight level (train)", "architecture level"),
     events: Sequence[Event] = (),
+    narrow: bool = False,
 ) -> str:
-    """Losses and accuracies of both levels by epoch of the run.
+    """Losses and accuracies of both levels by epoch of the run, the first of which is drawn as 1.
 
     Args:
         epochs: records with ``epoch`` and ``train_`` and ``valid_`` ``loss`` and ``accuracy`` [fraction], and where the
@@ -37,11 +39,14 @@ def plot_curves(
         arch_start_epoch: first epoch of a stage in which the alphas learn; marked if it is not the first.
         labels: names of the ``train_`` and the ``valid_`` curves; a curve without values is left out.
         events: what to mark.
+        narrow: for a phone, one panel above the other.
 
     Returns:
         SVG.
     """
-    figure, axes_by_place = panels(1, 2, height=3.1)
+    figure, axes_by_place = (
+        panels(2, 1, height=5.6, gaps=(0.72, 0.9), narrow=True) if narrow else panels(1, 2, height=3.1)
+    )
     left, right = axes_by_place.values()
     starts = _starts(epochs, arch_start_epoch) if arch_start_epoch > 0 else []
     style: dict[str, Any] = {"linewidth": 1.8, "marker": marker_of(epochs), "markersize": 4}
@@ -68,7 +73,7 @@ def plot_curves(
     return figure_to_svg(figure, title="Losses and accuracies by epoch")
 
 
-def plot_counts(epochs: Sequence[Record], *, events: Sequence[Event] = ()) -> str:
+def plot_counts(epochs: Sequence[Record], *, events: Sequence[Event] = (), narrow: bool = False) -> str:
     """Skip connections and parameters of the derived network, the entropy of the mixing weights, and where it was
     measured the dominant eigenvalue of the validation loss's Hessian with respect to the alphas, by epoch of the run.
 
@@ -77,12 +82,17 @@ def plot_counts(epochs: Sequence[Record], *, events: Sequence[Event] = ()) -> st
     Args:
         epochs: records of kind ``epoch``.
         events: what to mark.
+        narrow: for a phone, one panel above the other.
 
     Returns:
         SVG.
     """
     measured = [record for record in epochs if not math.isnan(number(record.get("eigenvalue")))]
-    figure, axes_by_place = panels(2, 2, height=5.6, gaps=(0.72, 0.9)) if measured else panels(1, 3, height=2.8)
+    if narrow:
+        count = 4 if measured else 3
+        figure, axes_by_place = panels(count, 1, height=2.6 * count, gaps=(0.72, 0.9), narrow=True)
+    else:
+        figure, axes_by_place = panels(2, 2, height=5.6, gaps=(0.72, 0.9)) if measured else panels(1, 3, height=2.8)
     skips, parameters, entropy, *eigenvalue = axes_by_place.values()
     stairs: dict[str, Any] = {"linewidth": 1.8, "marker": marker_of(epochs), "markersize": 4, "drawstyle": "steps-mid"}
     for label, style, y in _by_key(epochs, "skips", sum):
@@ -111,24 +121,26 @@ def plot_counts(epochs: Sequence[Record], *, events: Sequence[Event] = ()) -> st
 def _draw_eigenvalue(axes: Axes, epochs: Sequence[Record]) -> None:
     """The measured values as dots, joined where no model ended between them: most epochs measure none."""
     for segment in segments(epochs):
-        points = [(number(record.get("epoch")), number(record.get("eigenvalue"))) for record in segment.records]
+        points = [(number(record.get("epoch")) + 1, number(record.get("eigenvalue"))) for record in segment.records]
         points = [(x, y) for x, y in points if not math.isnan(y)]
         axes.plot([x for x, _ in points], [y for _, y in points], "o-", color=_VALID, linewidth=1.4, markersize=4)
     style_axes(axes, title="Dominant eigenvalue", xlabel="epoch", ylabel="of the Hessian by the alphas")
 
 
-def plot_hypergradient(checks: Sequence[Record]) -> str:
+def plot_hypergradient(checks: Sequence[Record], *, narrow: bool = False) -> str:
     """Cosine and relative error of the finite-difference hypergradient against the exact one, by epoch.
 
     Args:
         checks: records of kind ``hypergradient``.
+        narrow: for a phone, one panel above the other.
 
     Returns:
         SVG.
     """
-    figure, axes_by_place = panels(1, 2, height=2.6)
+    shape: dict[str, Any] = {"height": 5.2, "gaps": (0.72, 0.9), "narrow": True} if narrow else {"height": 2.6}
+    figure, axes_by_place = panels(*((2, 1) if narrow else (1, 2)), **shape)
     left, right = axes_by_place.values()
-    x = [number(record.get("epoch")) for record in checks]
+    x = [number(record.get("epoch")) + 1 for record in checks]
     error = [number(record.get("relative_error")) for record in checks]
     left.plot(x, [number(record.get("cosine")) for record in checks], "o-", color=_TRAIN, linewidth=1.4, markersize=4)
     right.plot(x, error, "o-", color=_VALID, linewidth=1.4, markersize=4)
@@ -137,24 +149,30 @@ def plot_hypergradient(checks: Sequence[Record]) -> str:
     left.set_ylim(-1.08, 1.08)
     left.axhline(0, color=COLOURS["faint"].light, linewidth=1)
     if any(value > 0 for value in error):
+        from matplotlib.ticker import LogFormatter
+
         right.set_yscale("log")
+        # Plain numbers: exponents would be too small to read.
+        right.yaxis.set_major_formatter(LogFormatter())
+        right.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
     return figure_to_svg(figure, title="Error of the finite-difference hypergradient by epoch")
 
 
-def plot_comparison(comparison: Record) -> str:
+def plot_comparison(comparison: Record, *, narrow: bool = False) -> str:
     """The found cell's accuracy as a line among the dots of the random cells, with their mean and its 95% interval.
 
     Args:
         comparison: what ``comparison.json`` holds.
+        narrow: for a phone.
 
     Returns:
         SVG.
     """
     means = [100 * number(cell.get("mean")) for cell in comparison["random"]]
     found = 100 * number(comparison["found"]["mean"])
-    low, high = (100 * number(value) for value in comparison.get("interval95", (None, None)))
+    low, high = (100 * value for value in interval_of(comparison))
     mean = 100 * number(comparison.get("random_mean"))
-    figure, axes_by_place = panels(1, 1, height=2.1, margins=(0.15, 0.15, 0.1, 0.5))
+    figure, axes_by_place = panels(1, 1, height=2.1, margins=(0.15, 0.15, 0.1, 0.5), narrow=narrow)
     axes = axes_by_place[0, 0]
     axes.axvspan(low, high, color=COLOURS["sep_conv_5x5"].light, alpha=0.22, linewidth=0)
     axes.axvline(mean, color=COLOURS["sep_conv_3x3"].light, linewidth=1.6, linestyle=(0, (4, 2)))
@@ -162,33 +180,36 @@ def plot_comparison(comparison: Record) -> str:
     axes.plot(means, heights, "o", color=COLOURS["sep_conv_3x3"].light, markersize=7, alpha=0.85, linewidth=0)
     axes.axvline(found, color=COLOURS["accent"].light, linewidth=2.2)
     style_axes(axes, xlabel="test accuracy, percent", grid=False)
-    axes.xaxis.set_major_locator(_ticks(integer=False))
+    axes.xaxis.set_major_locator(_ticks(integer=False, most=4 if narrow else 8))
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     axes.set_ylim(-1, 1.9)
     axes.margins(x=0.08)
-    _name_lines(axes, found, mean)
+    _name_lines(axes, found, mean, narrow=narrow)
     return figure_to_svg(figure, title="The found cell among random cells")
 
 
-def _ticks(*, integer: bool) -> Any:
+def _ticks(*, integer: bool, most: int = 8) -> Any:
     from matplotlib.ticker import MaxNLocator
 
-    return MaxNLocator(nbins=8, integer=integer)
+    return MaxNLocator(nbins=most, integer=integer)
 
 
-def _name_lines(axes: Axes, found: float, mean: float) -> None:
+def _name_lines(axes: Axes, found: float, mean: float, *, narrow: bool) -> None:
     """Name both lines above the dots, each on its outer side so that the names never meet."""
     outward = 1 if found >= mean else -1
+    whose = "random cells" if narrow else "mean of random cells"
+    shaded = "" if narrow else ", shaded: its 95% interval"
+    letter = 0.0195 if narrow else 0.0075
     names = (
         (found, f"found cell {found:.2f}", COLOURS["accent"].light, outward),
-        (mean, f"mean of random cells {mean:.2f}, shaded: its 95% interval", COLOURS["sep_conv_3x3"].light, -outward),
+        (mean, f"{whose} {mean:.2f}{shaded}", COLOURS["sep_conv_3x3"].light, -outward),
     )
     for row, (x, text, colour, side) in enumerate(names):
         low, high = axes.get_xlim()
         # A name that would leave the plot goes to the other side, on a row of its own.
         room = (high - x if side > 0 else x - low) / (high - low)
-        side = side if room > 0.0075 * len(text) else -side
+        side = side if room > letter * len(text) else -side
         axes.annotate(
             text,
             (x, 1.6 - 0.38 * row),
@@ -234,7 +255,8 @@ def _starts(epochs: Sequence[Record], arch_start_epoch: int) -> list[float]:
         first, last = segment.stage_epochs
         if first <= arch_start_epoch <= last:
             found.setdefault(segment.stage, segment.epochs[0] + arch_start_epoch - first)
-    return list(found.values()) or [float(arch_start_epoch)]
+    # Between the last epoch without and the first one with, which is the next: people count from 1.
+    return [start + 0.5 for start in found.values() or [arch_start_epoch]]
 
 
 def _legend(axes: Axes) -> None:

@@ -13,7 +13,7 @@ from fastdarts.errors import UserError
 from fastdarts.runs import RunFolder
 from fastdarts.spaces import Genotype, GenotypeError
 
-__all__ = ["RunRecords", "number", "read_run"]
+__all__ = ["RunRecords", "cost", "heaviest", "number", "read_comparisons", "read_run"]
 
 # More points than this make no line clearer, but the page heavier.
 _MOST_EPOCH_FILES = 120
@@ -29,13 +29,14 @@ class RunRecords:
         epochs: records of finished epochs, one each, in order.
         steps: records of single steps, if the run keeps them.
         checks: hypergradient checks.
-        moves: where it went on in another environment, one each, in order.
+        moves: where it went on in another environment or with more epochs, one each, in order.
         epoch_files: contents of ``epochs/NNNN.json``, at most 120 evenly spaced, the last included.
         genotype: the found one, or the newest epoch's while the search is unfinished; None if there is none.
         genotype_epoch: the epoch it is from if the search is unfinished; None for the final one.
         result: contents of ``result.json``.
         retrain: contents of ``retrain.json``.
-        comparison: contents of ``comparison.json``.
+        comparison: the comparison with random cells that heads the report, that of the largest budget.
+        others: the comparisons of smaller budgets, the larger ones first.
         notes: one line for each file that could not be used.
     """
 
@@ -51,13 +52,17 @@ class RunRecords:
     result: Mapping[str, Any] | None
     retrain: Mapping[str, Any] | None
     comparison: Mapping[str, Any] | None
+    others: Sequence[Mapping[str, Any]]
     notes: Sequence[str]
 
     @property
     def settings(self) -> Mapping[str, Any]:
         """The hyper-parameters, from the configuration."""
         settings = self.config.get("config")
-        return settings if isinstance(settings, Mapping) else {}
+        settings = settings if isinstance(settings, Mapping) else {}
+        # An extension is a move too: config.json stays what the run was begun with.
+        extended = [move["environment"]["epochs"] for move in self.moves if "epochs" in move["changed"]]
+        return {**settings, "epochs": extended[-1]} if extended else settings
 
     @property
     def kind(self) -> str:
@@ -91,21 +96,30 @@ def read_run(path: str | os.PathLike[str]) -> RunRecords:
     epochs = {record["epoch"]: record for record in records if record.get("kind") == "epoch" and "epoch" in record}
     files = _epoch_files(folder, notes)
     genotype, genotype_epoch = _genotype(folder, files, notes)
+    comparison, *others = read_comparisons(folder, notes) or [None]
     return RunRecords(
         folder.path.resolve(),
         folder.config,
         [epochs[epoch] for epoch in sorted(epochs)],
         [record for record in records if record.get("kind") == "step"],
         [record for record in records if record.get("kind") == "hypergradient"],
-        [record for record in records if record.get("kind") == "environment"],
+        [_move(record) for record in records if record.get("kind") in ("environment", "extension")],
         files,
         genotype,
         genotype_epoch,
         _json(folder, "result.json", (), notes),
         _json(folder, "retrain.json", ("test_accuracy",), notes),
-        _comparison(folder, notes),
+        comparison,
+        [each for each in others if each is not None],
         notes,
     )
+
+
+def _move(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Where a run went on in another environment, or beyond the epochs it was planned for."""
+    if record["kind"] == "environment":
+        return record
+    return {**record, "environment": {"epochs": record["epochs"]}, "changed": ["epochs"]}
 
 
 def _json(folder: RunFolder, name: str, fields: Sequence[str], notes: list[str]) -> dict[str, Any] | None:
@@ -124,15 +138,57 @@ def _json(folder: RunFolder, name: str, fields: Sequence[str], notes: list[str])
     return value
 
 
+def cost(budget: object) -> float:
+    """What a training of this budget costs, in units of their own: epochs, times cells, times channels squared."""
+    known = budget if isinstance(budget, Mapping) else {}
+    epochs, layers, channels = (number(known.get(name)) for name in ("epochs", "layers", "channels"))
+    total = epochs * layers * channels * channels
+    return 0.0 if math.isnan(total) else total
+
+
+def heaviest(comparisons: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Comparisons by what each training cost, then by the number of trainings, the largest first; of equals the newest.
+
+    The first one heads the report, so that a quick comparison never takes the place of a thorough one.
+    """
+
+    def key(k: int) -> tuple[float, int, int]:
+        each = comparisons[k]
+        return cost(each.get("budget")), len(each["random"]) * len(each.get("seeds") or [0]), k
+
+    return [comparisons[k] for k in sorted(range(len(comparisons)), key=key, reverse=True)]
+
+
+def read_comparisons(folder: RunFolder, notes: list[str]) -> list[dict[str, Any]]:
+    """The comparisons that a run keeps, as :func:`heaviest` orders them.
+
+    Args:
+        folder: the run's.
+        notes: gets a line for each file that could not be used.
+    """
+    found = _comparison(folder, notes)
+    several = _json(folder, "comparisons.json", ("comparisons",), notes)
+    kept = several["comparisons"] if several is not None else []
+    usable = [each for each in kept if _is_comparison(each)] if isinstance(kept, list) else []
+    if several is not None and (not isinstance(kept, list) or len(usable) < len(kept)):
+        notes.append("of comparisons.json was left out what is no comparison")
+    if found is not None and found not in usable:
+        usable.append(found)
+    return heaviest(usable)
+
+
 def _comparison(folder: RunFolder, notes: list[str]) -> dict[str, Any] | None:
     value = _json(folder, "comparison.json", ("found", "random"), notes)
-    if value is None:
-        return None
-    cells = [value["found"], *value["random"]] if isinstance(value["random"], list) else [None]
-    if all(isinstance(cell, dict) for cell in cells):
+    if value is None or _is_comparison(value):
         return value
     notes.append("comparison.json was left out: found is no object, or random no list of objects")
     return None
+
+
+def _is_comparison(value: object) -> bool:
+    if not isinstance(value, dict) or not isinstance(value.get("random"), list):
+        return False
+    return all(isinstance(cell, dict) for cell in (value.get("found"), *value["random"]))
 
 
 def _epoch_files(folder: RunFolder, notes: list[str]) -> list[dict[str, Any]]:

@@ -13,9 +13,11 @@ from fastdarts.report.figure import figure_to_svg, inline, panels, style_axes
 from fastdarts.report.files import replace_file
 from fastdarts.report.markup import Markup, element, table
 from fastdarts.report.palette import COLOURS
+from fastdarts.report.phone import formulas
 from fastdarts.report.records import number
+from fastdarts.report.sections import figure
 from fastdarts.report.style import document
-from fastdarts.report.words import as_count, as_duration, as_percent, plural
+from fastdarts.report.words import as_count, as_duration, as_percent, origin_words, plural, without_paths
 from fastdarts.runs import RunFolder
 from fastdarts.spaces import Genotype
 
@@ -38,22 +40,24 @@ def write_searches_report(run: str | os.PathLike[str]) -> Path:
     if folder.config.get("kind") != "searches" or not (folder.path / "searches.json").exists():
         raise UserError(f"{folder.path} holds no finished searches", "the folder that search --searches N made")
     found = folder.read_json("searches.json")
-    return replace_file(folder.path / "report.html", _page(found, folder).encode("utf-8"))
+    return replace_file(folder.path / "report.html", _page(found, folder).encode("utf-8", "backslashreplace"))
 
 
-def plot_searches(found: Mapping[str, Any]) -> str:
+def plot_searches(found: Mapping[str, Any], *, narrow: bool = False) -> str:
     """Validation accuracy of each search's network, trained from scratch, and of its supernet, which need not agree.
 
     Args:
         found: what ``searches.json`` holds.
+        narrow: for a phone.
 
     Returns:
         SVG.
     """
     names = _ranked(found)[::-1]
     longest = max(map(len, names))
-    margins = (0.25 + 0.075 * longest, 0.15, 0.55, 0.5)
-    figure, axes_by_place = panels(1, 1, height=1.3 + 0.28 * len(names), margins=margins)
+    margins = (0.25 + 0.075 * longest, 0.15, 0.75 if narrow else 0.55, 0.5)
+    height = 1.3 + 0.28 * len(names) + 0.2 * narrow
+    drawn, axes_by_place = panels(1, 1, height=height, margins=margins, narrow=narrow)
     axes = axes_by_place[0, 0]
     series = (
         ("valid_accuracy", "o", COLOURS["sep_conv_3x3"].light, "its network, trained from scratch"),
@@ -70,8 +74,15 @@ def plot_searches(found: Mapping[str, Any]) -> str:
     axes.set_ylim(-0.6, len(names) - 0.4)
     axes.margins(x=0.06)
     ink = COLOURS["ink"].light
-    axes.legend(frameon=False, fontsize=8.5, labelcolor=ink, ncols=2, loc="lower left", bbox_to_anchor=(0.0, 1.0))
-    return figure_to_svg(figure, title="Validation accuracy of each search")
+    axes.legend(
+        frameon=False,
+        fontsize=8.5,
+        labelcolor=ink,
+        ncols=1 if narrow else 2,
+        loc="lower left",
+        bbox_to_anchor=(0.0, 1.0),
+    )
+    return figure_to_svg(drawn, title="Validation accuracy of each search")
 
 
 def _ranked(found: Mapping[str, Any]) -> list[str]:
@@ -91,7 +102,12 @@ def _page(found: Mapping[str, Any], folder: RunFolder) -> str:
     legend = [element("li", element("i", class_=f"b-{colour}"), text) for colour, text in legend_entries(genotype)]
     body = element(
         "main",
-        element("header", element("h1", heading), element("p", _about(found, folder), class_="sub")),
+        element(
+            "header",
+            element("h1", heading),
+            element("p", _about(found, folder), class_="sub"),
+            element("p", origin_words(folder.config), class_="sub"),
+        ),
         element(
             "div",
             element("p", element("strong", f"The best by validation is {found['best']}")),
@@ -99,15 +115,16 @@ def _page(found: Mapping[str, Any], folder: RunFolder) -> str:
             element("p", element("a", "Its own report", href=link), " has its curves, mixing weights and comparison."),
             class_="verdict",
         ),
-        element("figure", Markup(inline(plot_searches(found), "searches"))),
+        figure(lambda small: plot_searches(found, narrow=small), "searches"),
         _table(found),
         element("p", _how(found), class_="note"),
         element("h2", "The genotype of the best"),
+        formulas(genotype),
         element("div", *drawings, class_="cells"),
         element("ul", *legend, class_="legend"),
         element("pre", genotype.text()),
         element("h2", "How to repeat it"),
-        element("pre", folder.config.get("command") or "from Python: fastdarts.evaluate.search_many"),
+        element("pre", without_paths(folder.config.get("command") or "from Python: fastdarts.evaluate.search_many")),
     )
     return document(heading, body)
 
@@ -115,9 +132,11 @@ def _page(found: Mapping[str, Any], folder: RunFolder) -> str:
 def _about(found: Mapping[str, Any], folder: RunFolder) -> str:
     config = folder.config["config"]
     varied = list(next(iter(found["searches"].values()))["varied"])
+    diverged = found.get("diverged", {})
+    left_out = f" Left out, since they diverged: {', '.join(diverged)}." if diverged else ""
     return (
         f"Search space {config['space']} with method {config['method']} on data {config['data']}; the searches differ "
-        f"in {' and '.join(varied) or 'nothing'}."
+        f"in {' and '.join(varied) or 'nothing'}.{left_out}"
     )
 
 

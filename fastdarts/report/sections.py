@@ -3,34 +3,49 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from fastdarts.report.budgets import Result, results_of
+from fastdarts.report.decision import decision_of
 from fastdarts.report.drawing import cell_scenes, legend_entries
 from fastdarts.report.figure import inline
 from fastdarts.report.history import answer_epoch
 from fastdarts.report.markup import Markup, element, table
+from fastdarts.report.phone import formulas, responsive
 from fastdarts.report.plots import plot_comparison
 from fastdarts.report.records import RunRecords, number
-from fastdarts.report.verdict import judge
-from fastdarts.report.words import MISSING, as_count, as_duration, as_percent, plural
+from fastdarts.report.verdict import interval_of, judge, sampling_words
+from fastdarts.report.words import (
+    MISSING,
+    as_budget,
+    as_count,
+    as_duration,
+    as_epoch,
+    as_percent,
+    origin_words,
+    plural,
+    without_paths,
+)
 
-__all__ = ["cells_section", "comparison_section", "figure", "headline"]
+__all__ = ["cells_section", "comparison_section", "figure", "headline", "results_section"]
 
 
-def figure(svg: str, name: str, caption: str = "") -> Markup:
-    """A plot with its caption."""
+def figure(draw: Callable[[bool], str], name: str, caption: str = "") -> Markup:
+    """A plot, for wide screens and for narrow ones, with its caption."""
     text = [element("figcaption", caption)] if caption else []
-    return element("figure", Markup(inline(svg, name)), *text)
+    return element("figure", responsive(draw, name), *text)
 
 
 def headline(run: RunRecords, title: str) -> Markup:
     """What was searched, on what, what was found, and whether it beat random choice."""
     parts = [element("h1", title), element("p", _about(run), class_="sub")]
+    parts.append(element("p", origin_words(run.config), class_="sub"))
     parts += [element("p", sentence) for sentence in _progress(run)]
     parts.append(_verdict(run))
+    parts.append(_undecided(run))
     parts.append(_tiles(run))
-    parts += [element("p", note, class_="note") for note in run.notes]
+    parts += [element("p", without_paths(note), class_="note") for note in run.notes]
     return element("header", *parts)
 
 
@@ -46,11 +61,12 @@ def cells_section(run: RunRecords) -> Markup:
         text = element("details", element("summary", "As text"), text)
     heading = "The genotype found"
     if run.genotype_epoch is not None:
-        heading = f"The genotype after epoch {run.genotype_epoch}"
+        heading = f"The genotype after epoch {as_epoch(run.genotype_epoch)}"
     return element(
         "section",
         element("h2", heading),
         *(element("p", sentence) for sentence in _origin(run)),
+        formulas(run.genotype),
         element("div", *drawings, class_="cells"),
         element("ul", *legend, class_="legend"),
         text,
@@ -58,13 +74,47 @@ def cells_section(run: RunRecords) -> Markup:
 
 
 def comparison_section(run: RunRecords) -> Markup:
-    """The found cell among random cells: plot, and a table of all of them by accuracy."""
-    comparison = run.comparison
-    if comparison is None:
+    """The found cell among random cells: plot and table of the headline's comparison, then those of other budgets."""
+    if run.comparison is None:
         return Markup("")
-    budget, seeds = comparison.get("budget") or {}, comparison.get("seeds") or []
-    words = {"epochs": "epochs", "channels": "channels", "layers": "cells", "batch_size": "images a batch"}
-    training = ", ".join(f"{budget[key]} {word}" for key, word in words.items() if key in budget) or MISSING
+    parts = [element("h2", "Against random choice"), *_compared(run.comparison, "comparison")]
+    if run.others:
+        text = "Kept apart, since accuracies of different budgets do not compare. The headline is of the largest one."
+        parts += [element("h3", "Other comparisons of this cell"), element("p", text, class_="note")]
+    for k, other in enumerate(run.others, 1):
+        parts.append(element("details", element("summary", _summary(other)), *_compared(other, f"comparison-{k}")))
+    return element("section", *parts)
+
+
+def results_section(run: RunRecords) -> Markup:
+    """Every test accuracy of the found cell with its budget, where there are several."""
+    results = _results(run)
+    if len(results) < 2:
+        return Markup("")
+    rows = [
+        [as_budget(each.budget) or MISSING, as_percent(each.accuracy), str(each.trainings), each.beside or "alone"]
+        for each in results
+    ]
+    header = ["Budget of a training", "Test accuracy of the found cell", "Trainings", "Compared with"]
+    return element("section", element("h2", "Results by budget"), table(header, rows))
+
+
+def _results(run: RunRecords) -> list[Result]:
+    comparisons = [] if run.comparison is None else [run.comparison, *run.others]
+    return results_of(comparisons, run.retrain)
+
+
+def _summary(comparison: Mapping[str, Any]) -> str:
+    """A comparison in a line: its budget first."""
+    verdict, budget = judge(comparison), as_budget(comparison.get("budget")) or f"a budget that was {MISSING}"
+    found, mean = as_percent(comparison["found"].get("mean")), as_percent(comparison.get("random_mean"))
+    told = f": {verdict.headline.lower()}" if verdict is not None else ""
+    return f"After {budget}: found {found}, {plural(len(comparison['random']), 'random cell')} {mean}{told}"
+
+
+def _compared(comparison: Mapping[str, Any], name: str) -> list[Markup]:
+    """Plot and table of a comparison."""
+    training, seeds = as_budget(comparison.get("budget")) or MISSING, comparison.get("seeds") or []
     caption = (
         f"Every network was trained from scratch with the same budget ({training}) "
         f"on {comparison.get('dataset', 'a data set that was ' + MISSING)}, training "
@@ -72,16 +122,12 @@ def comparison_section(run: RunRecords) -> Markup:
     )
     if len(seeds) == 1:
         caption += " One training seed a cell: how much the seed alone moves an accuracy was not measured."
-    plot = figure(plot_comparison(comparison), "comparison", caption) if judge(comparison) else Markup("")
+    caption += " Shaded: the 95% interval of their mean."
+    shown = judge(comparison) is not None
+    plot = figure(lambda small: plot_comparison(comparison, narrow=small), name, caption) if shown else Markup("")
     rows, marked = _cell_rows(comparison)
     header = ["Rank", "Cell", "Test accuracy", "Against the found cell", "Parameters", "Genotype"]
-    return element(
-        "section",
-        element("h2", "Against random choice"),
-        plot,
-        table(header, rows, marked=marked),
-        element("p", _spread_words(comparison), class_="note"),
-    )
+    return [plot, table(header, rows, marked=marked), element("p", _spread_words(comparison), class_="note")]
 
 
 def _origin(run: RunRecords) -> list[str]:
@@ -93,10 +139,11 @@ def _origin(run: RunRecords) -> list[str]:
         return []
     derived = next((each.get("text") for each in run.epoch_files if each["epoch"] == epoch), None)
     if derived is not None and derived != run.genotype.text():
-        return [f"It was selected after the search; the one derived after epoch {epoch} is another."]
+        return [f"It was selected after the search; the one derived after epoch {as_epoch(epoch)} is another."]
     if epoch == run.epochs[-1]["epoch"]:
         return []
-    return [f"It is that of epoch {epoch}, not of the last one, {run.epochs[-1]['epoch']}; see what happened below."]
+    last = as_epoch(run.epochs[-1]["epoch"])
+    return [f"It is that of epoch {as_epoch(epoch)}, not of the last one, {last}; see what happened below."]
 
 
 def _about(run: RunRecords) -> str:
@@ -129,48 +176,65 @@ def _progress(run: RunRecords) -> list[str]:
 def _verdict(run: RunRecords) -> Markup:
     verdict = judge(run.comparison) if run.comparison is not None else None
     if verdict is not None:
-        lines = [element("p", element("strong", verdict.headline)), element("p", verdict.numbers)]
-        return element("div", *lines, element("p", verdict.certainty), class_=f"verdict {verdict.tone}")
+        lines = [element("p", sentence) for sentence in verdict.sentences]
+        return element(
+            "div", element("p", element("strong", verdict.headline)), *lines, class_=f"verdict {verdict.tone}"
+        )
     if run.kind != "search":
         return Markup("")
     if run.comparison is not None:
         text = "The comparison with random cells holds no accuracies."
     else:
         text = "The found cell has not been compared with random cells, so nothing here says whether the search helped."
-    question = element("p", element("strong", "Better than random choice? Not known"))
-    return element("div", question, element("p", text), class_="verdict")
+    lines = [element("p", element("strong", "Better than random choice? Not known")), element("p", text)]
+    tested = number((run.retrain or {}).get("test_accuracy"))
+    if not math.isnan(tested):
+        lines.append(element("p", sampling_words((run.retrain or {}).get("test_images"), tested)))
+    return element("div", *lines, class_="verdict")
 
 
-def _test_accuracy(run: RunRecords) -> tuple[object, str]:
-    """The test accuracy and what it is of."""
-    if run.comparison is not None and not math.isnan(number(run.comparison["found"].get("mean"))):
-        trained = len(run.comparison["found"].get("accuracies") or [])
-        return run.comparison["found"]["mean"], f"mean of {trained} trainings" if trained > 1 else "one training"
-    if run.retrain is not None:
-        return run.retrain.get("test_accuracy"), f"after {run.retrain.get('epochs', MISSING)} epochs of training"
-    return None, "the derived network was not retrained"
+def _undecided(run: RunRecords) -> Markup:
+    """The warning that what was compared is no choice of the search's."""
+    decision = decision_of(run)
+    if decision is None or not decision.undecided:
+        return Markup("")
+    lines = element("p", element("strong", decision.headline)), element("p", decision.text)
+    return element("div", *lines, class_="verdict unsure")
 
 
 def _tiles(run: RunRecords) -> Markup:
     last: Mapping[str, Any] = run.epochs[-1] if run.epochs else {}
-    accuracy, of = _test_accuracy(run)
-    tiles = [("Test accuracy of the derived network", as_percent(accuracy), of)]
-    if run.comparison is not None and run.comparison["random"]:
-        mean = as_percent(run.comparison.get("random_mean"))
-        tiles.append(("Mean of random cells", mean, plural(len(run.comparison["random"]), "random cell")))
-    if run.comparison is not None or run.retrain is not None:
-        source = run.comparison["found"] if run.comparison is not None else run.retrain or {}
-        tiles.append(("Parameters", as_count(source.get("parameters")), "of the retrained network"))
+    results, comparison = _results(run), run.comparison
+    accuracy, of = results[0].accuracy if results else None, "the derived network was not retrained"
+    tiles = [("Test accuracy of the derived network", as_percent(accuracy), results[0].words if results else of)]
+    if comparison is not None and comparison["random"]:
+        budget, count = as_budget(comparison.get("budget")), plural(len(comparison["random"]), "random cell")
+        if results and results[0].budget != (comparison.get("budget") or {}):
+            mean, note = as_percent(comparison["found"].get("mean")), f"after {budget}, as the random cells"
+            tiles.append(("The same in the comparison", mean, note))
+        note = f"{count}, {budget}" if budget else count
+        tiles.append(("Mean of random cells", as_percent(comparison.get("random_mean")), note))
+    if results:
+        tiles.append(("Parameters", as_count(results[0].parameters), _random_size(comparison)))
     elif last:
         tiles.append(("Parameters", as_count(last.get("parameters")), "of the derived network"))
     if last and run.kind == "search":
-        loss = f"after epoch {last.get('epoch')}, on the architecture level's images"
+        loss = f"after epoch {as_epoch(last.get('epoch'))}, on the architecture level's images"
         tiles.append(("Accuracy of the supernet", as_percent(last.get("valid_accuracy")), loss))
     if last:
         spent = as_duration(last.get("elapsed_s"))
         tiles.append((f"{run.kind.capitalize()} time", spent, plural(len(run.epochs), "epoch")))
     shown = [(element("dt", name), element("dd", value, element("small", note))) for name, value, note in tiles]
     return element("dl", *(element("div", *tile) for tile in shown), class_="tiles")
+
+
+def _random_size(comparison: Mapping[str, Any] | None) -> str:
+    """The random cells' parameters, to stand beside the found one's."""
+    sizes = [number(cell.get("parameters")) for cell in (comparison or {}).get("random") or []]
+    sizes = [size for size in sizes if not math.isnan(size)]
+    if not sizes:
+        return "of the retrained network"
+    return f"of the retrained network; random cells: {as_count(math.fsum(sizes) / len(sizes))} on average"
 
 
 def _cell_rows(comparison: Mapping[str, Any]) -> tuple[list[list[str]], int]:
@@ -197,7 +261,7 @@ def _known(value: object) -> float:
 
 
 def _spread_words(comparison: Mapping[str, Any]) -> str:
-    low, high = comparison.get("interval95") or (None, None)
+    low, high = interval_of(comparison)
     return (
         f"Random cells: mean {as_percent(comparison.get('random_mean'))}, "
         f"standard deviation {as_percent(comparison.get('random_std'))}, "

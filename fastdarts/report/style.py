@@ -49,6 +49,12 @@ tr.marked td{font-weight:600;color:var(--accent)}
 .settings dt{color:var(--muted)}.settings dd{margin:0;text-align:right;overflow-wrap:anywhere}
 details{margin:.6rem 0}summary{cursor:pointer;color:var(--muted);font-size:.9rem}
 td details{margin:0;max-width:46ch;font-weight:400;color:var(--ink)}
+.narrow{display:none}.narrow svg{max-width:27rem}
+.formulas ul{list-style:none;padding:0;margin:.3rem 0 1rem;font-size:.95rem;line-height:1.7}
+@media screen and (max-width:800px){.wide{display:none}.narrow{display:block}main{padding:20px 16px 48px}
+h1{font-size:1.45rem;overflow-wrap:anywhere}.cells{display:block;overflow-x:auto}.cells svg{max-width:none}
+.tiles{grid-template-columns:repeat(auto-fit,minmax(140px,1fr));gap:8px}.verdict{padding:12px 14px}
+th,td{padding-right:12px}.settings{columns:1}table{font-size:.86rem}}
 @media print{@page{margin:15mm}main{max-width:none;padding:0}body{font-size:10.5pt}.scroll{overflow:visible}
 figure,.cells svg,.verdict,.tiles div,tr{break-inside:avoid}h2,h3{break-after:avoid}
 .tiles div,pre{border:1px solid var(--faint)}}

@@ -3,12 +3,31 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Mapping
+from typing import Any
 
 from fastdarts.report.records import number
 
-__all__ = ["MISSING", "as_bytes", "as_count", "as_duration", "as_number", "as_percent", "plural"]
+__all__ = [
+    "MISSING",
+    "as_budget",
+    "as_bytes",
+    "as_count",
+    "as_duration",
+    "as_epoch",
+    "as_number",
+    "as_percent",
+    "origin_words",
+    "plural",
+    "without_paths",
+]
 
 MISSING = "not recorded"
+
+_BUDGET = (("epochs", "epoch"), ("layers", "cell"), ("channels", "channel"), ("batch_size", "image a batch"))
+# An absolute path in a command or a message: a slash at the start of a word, as far as the word goes.
+_PATH = re.compile(r"""(?<![\w.~\u2026/-])/(?:[^\s'"/]+/)*([^\s'"/]+)/?""")
 
 
 def as_percent(value: object, digits: int = 2) -> str:
@@ -59,3 +78,58 @@ def as_duration(value: object) -> str:
 def plural(count: int, noun: str) -> str:
     """``1 epoch``, ``3 epochs``."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def as_epoch(value: object) -> str:
+    """The epoch of a record, which counts from 0, as people count: from 1, as in the terminal and in alarms."""
+    amount = number(value)
+    return MISSING if math.isnan(amount) else f"{amount + 1:.0f}"
+
+
+def as_budget(budget: object) -> str:
+    """What trainings may cost: ``15 epochs, 3 cells, 8 channels, 64 images a batch``; empty where nothing is known."""
+    known = budget if isinstance(budget, Mapping) else {}
+    told = [(number(known.get(key)), word) for key, word in _BUDGET]
+    return ", ".join(
+        f"{amount:.0f} {word if amount == 1 else _many(word)}" for amount, word in told if not math.isnan(amount)
+    )
+
+
+def origin_words(config: Mapping[str, Any]) -> str:
+    """When, on what and with which versions a run was begun, in a line.
+
+    Args:
+        config: what its ``config.json`` holds.
+    """
+    origin, environment = (
+        each if isinstance(each, Mapping) else {} for each in (config.get("origin"), config.get("environment"))
+    )
+    parts = [
+        str(origin["started"])[:16].replace("T", " ") + " UTC"
+        if "started" in origin
+        else f"at a time that was {MISSING}"
+    ]
+    if "processor" in origin:
+        parts.append(f"{origin['processor']}, {plural(int(number(origin.get('cores')) or 0), 'core')}")
+    if environment.get("device") not in (None, "cpu"):
+        parts.append(str(environment["device"]))
+    commit = f" (commit {origin['commit']})" if origin.get("commit") else ""
+    parts.append(f"fastdarts {environment.get('fastdarts', 'version ' + MISSING)}{commit}")
+    parts += [
+        f"{name} {environment[key]}" for key, name in (("torch", "torch"), ("python", "Python")) if key in environment
+    ]
+    return without_paths(f"Begun {'; '.join(parts)}.")
+
+
+def without_paths(text: str) -> str:
+    """A text that a page may show to others: of ``/home/me/data`` only ``\u2026/data``.
+
+    Args:
+        text: a command, a message, a setting.
+    """
+    return _PATH.sub(lambda match: f"\u2026/{match[1]}", text)
+
+
+def _many(word: str) -> str:
+    first, space, rest = word.partition(" ")
+    return f"{first}s{space}{rest}"

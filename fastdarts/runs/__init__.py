@@ -6,6 +6,7 @@ from fastdarts.runs.checkpoints import Checkpoint
 from fastdarts.runs.error import CheckpointError
 from fastdarts.runs.folder import RunFolder
 from fastdarts.runs.generators import generators_state, restore_generators
+from fastdarts.runs.lock import is_locked
 from fastdarts.runs.packing import pack, unpack
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "CheckpointError",
     "RunFolder",
     "generators_state",
+    "is_locked",
     "pack",
     "restore_generators",
     "unpack",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,19 +20,28 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
+from fastdarts.errors import UserError
+from fastdarts.reading import conform, open_regular, parse_json
 from fastdarts.runs import metrics
 from fastdarts.runs.durable import drop_folder, replace_folder
 from fastdarts.runs.error import CheckpointError
 from fastdarts.runs.packing import pack, unpack
+from fastdarts.runs.seal import digest
 
-__all__ = ["Checkpoint", "Records", "digest", "prune", "read", "steps", "write"]
+__all__ = ["Checkpoint", "Records", "prune", "read", "recorded", "steps", "write"]
 
 FORMAT = "fastdarts-checkpoint"
 VERSION = 1
 KEPT = 2
 TENSORS = "tensors.safetensors"
 STATE = "state.json"
-_NAME = re.compile(r"step-(\d{8,})", re.ASCII)
+_NAME = re.compile(r"step-(\d{8,18})", re.ASCII)
+# Of `state.json`, which holds what is no tensor.
+_LIMIT = 64 << 20
+_MOST_VALUES = 2_000_000
+_FILE = {"bytes!": int, "sha256!": str}
+_SCHEMA = {"step!": int, "config_sha256!": str, "tensors!": _FILE, "metrics!": _FILE, "epochs!": [str]}
+_SCHEMA |= {"events!": {str: int}, "state!": object}
 
 
 @dataclass(frozen=True)
@@ -68,11 +78,6 @@ class Checkpoint:
     records: Records
 
 
-def digest(value: object) -> str:
-    """SHA-256 of a JSON value, whatever the order of its keys and the layout of its file."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode("ascii")).hexdigest()
-
-
 def steps(root: Path) -> list[int]:
     """The steps of the checkpoints below a run folder, rising; nothing is verified."""
     folder = root / "checkpoints"
@@ -107,6 +112,11 @@ def write(root: Path, step: int, state: object, *, config_digest: str, records: 
         "state": tree,
     }
     text = json.dumps({**body, "seal": digest(body)}, indent=1)
+    if len(text) > _LIMIT or text.count(",") >= _MOST_VALUES:
+        raise TypeError(
+            f"the state without its tensors is {len(text)} bytes of JSON; expected at most {_LIMIT}, and "
+            f"{_MOST_VALUES} values: keep long lists of numbers as tensors"
+        )
     path = locate(root, step)
     replace_folder(path, {TENSORS: data, STATE: text.encode("ascii")})
     return path
@@ -125,6 +135,30 @@ def read(root: Path, step: int, *, config_digest: str) -> Checkpoint:
         CheckpointError: naming the file and what was found, if anything at all is not as it was saved.
     """
     path = locate(root, step)
+    header = _checked(path, step, config_digest)
+    records = _records(header)
+    with _unreadable(path):
+        _verify_records(root, path, records)
+        tensors = _tensors(path / TENSORS, header["tensors"]["bytes"], header["tensors"]["sha256"])
+    return Checkpoint(step, unpack(tensors, header["state"]), path, records)
+
+
+def recorded(root: Path, step: int, *, config_digest: str) -> Records:
+    """What the run had recorded when a step's checkpoint was saved, without its tensors being read.
+
+    Raises:
+        CheckpointError: if `state.json` is not as it was saved.
+    """
+    return _records(_checked(locate(root, step), step, config_digest))
+
+
+def _records(header: dict[str, Any]) -> Records:
+    return Records(
+        header["metrics"]["bytes"], header["metrics"]["sha256"], tuple(header["epochs"]), dict(header["events"])
+    )
+
+
+def _checked(path: Path, step: int, config_digest: str) -> dict[str, Any]:
     with _unreadable(path):
         header = _header(path / STATE)
     if header["step"] != step:
@@ -134,13 +168,7 @@ def read(root: Path, step: int, *, config_digest: str) -> Checkpoint:
             f"{path} is of another run, or config.json was changed since: it was saved for a configuration with "
             f"SHA-256 {header['config_sha256'][:12]}..., this run's is {config_digest[:12]}..."
         )
-    records = Records(
-        header["metrics"]["bytes"], header["metrics"]["sha256"], tuple(header["epochs"]), dict(header["events"])
-    )
-    with _unreadable(path):
-        _verify_records(root, path, records)
-        tensors = _tensors(path / TENSORS, header["tensors"]["bytes"], header["tensors"]["sha256"])
-    return Checkpoint(step, unpack(tensors, header["state"]), path, records)
+    return header
 
 
 @contextmanager
@@ -154,10 +182,13 @@ def _unreadable(path: Path) -> Iterator[None]:
 
 
 def _header(path: Path) -> dict[str, Any]:
-    data = path.read_bytes()
+    with os.fdopen(open_regular(path, follow=False), "rb") as file:
+        data = file.read(_LIMIT + 1)
+    if len(data) > _LIMIT:
+        raise CheckpointError(f"{path} is damaged: it has more than {_LIMIT} bytes")
     try:
-        header = json.loads(data)
-    except (ValueError, RecursionError) as error:
+        header = parse_json(data, "it", _MOST_VALUES)
+    except UserError as error:
         raise CheckpointError(f"{path} is damaged: {len(data)} bytes that are not JSON ({error})") from error
     found = header.get("format") if type(header) is dict else None
     if found != FORMAT:
@@ -167,7 +198,10 @@ def _header(path: Path) -> dict[str, Any]:
     seal = header.pop("seal", None)
     if seal != digest(header):
         raise CheckpointError(f"{path} is damaged: its content does not match its seal")
-    return header
+    try:
+        return conform(header, _SCHEMA, str(path))
+    except UserError as error:
+        raise CheckpointError(error.what, error.expected) from error
 
 
 def _verify_records(root: Path, path: Path, records: Records) -> None:
@@ -185,10 +219,12 @@ def _verify_records(root: Path, path: Path, records: Records) -> None:
 
 
 def _tensors(path: Path, size: int, sha256: str) -> dict[str, Tensor]:
-    data = path.read_bytes()
-    if len(data) != size:
-        kind = "truncated" if len(data) < size else "too long"
-        raise CheckpointError(f"{path} is {kind}: {len(data)} bytes", f"{size}")
+    with os.fdopen(open_regular(path, follow=False), "rb") as file:
+        # Before it is read into memory.
+        found = os.fstat(file.fileno()).st_size
+        if found != size:
+            raise CheckpointError(f"{path} is {'truncated' if found < size else 'too long'}: {found} bytes", f"{size}")
+        data = file.read()
     if hashlib.sha256(data).hexdigest() != sha256:
         raise CheckpointError(f"{path} is damaged: its {size} bytes do not match their SHA-256")
     # Clones own aligned memory; safetensors' own views of the file's bytes do not.

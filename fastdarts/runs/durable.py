@@ -56,7 +56,13 @@ def make_folder(path: Path) -> None:
 
 
 def _write_synced(path: Path, data: bytes) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    try:
+        fd = os.open(path, flags, 0o666)
+    except FileExistsError:
+        # A killed process left it; not written into, since a name may be another file's too.
+        path.unlink()
+        fd = os.open(path, flags, 0o666)
     try:
         write_all(fd, data)
         os.fsync(fd)
@@ -132,7 +138,7 @@ def clean(folder: Path) -> None:
     """Remove what a killed process left half-written in a folder, and put back what it had moved aside."""
     for entry in list(folder.iterdir()):
         if entry.name.startswith(TEMPORARY):
-            if entry.is_dir():
+            if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
             else:
                 entry.unlink()

@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any
 
 from fastdarts.errors import UserError
+from fastdarts.reading import conform, read_json
 from fastdarts.runs import checkpoints, metrics
 from fastdarts.runs.checkpoints import Checkpoint, Records
 from fastdarts.runs.durable import TEMPORARY, clean, drop_folder, make_folder, replace_file, sync_folder
 from fastdarts.runs.error import CheckpointError, storage_errors
-from fastdarts.runs.events import Events
+from fastdarts.runs.events import Events, Shown
+from fastdarts.runs.inside import CONFIG, METRICS, check_inside, foreign, innermost, path_inside, refuse_filled
 from fastdarts.runs.lock import LOCK, RunLock
+from fastdarts.runs.schemas import check_config, check_file, check_record
+from fastdarts.runs.seal import digest, sealed, unsealed
 
 __all__ = ["RunFolder"]
 
-CONFIG = "config.json"
-METRICS = "metrics.jsonl"
+# What a run ends with, by its kind; it keeps what its records were.
+_RESULTS = {"search": "result.json", "retrain": "retrain.json"}
+_RECORDS = "records"
+_READINGS = 10
 
 
-class RunFolder:
+class RunFolder(Shown):
     """A run folder, opened with `RunFolder.create` or `RunFolder.open`.
 
     Reading needs no lock, so a live run can be looked at. The first write takes an exclusive lock on the run, as does
@@ -38,7 +45,7 @@ class RunFolder:
     def __init__(self, path: Path, config: dict[str, Any]) -> None:
         self.path = path
         self.config = config
-        self._config_digest = checkpoints.digest(config)
+        self._config_digest = digest(config)
         self._events = Events(path)
         self._lock: RunLock | None = None
 
@@ -56,14 +63,14 @@ class RunFolder:
         """
         if type(config) is not dict:
             raise TypeError(f"config is a {type(config).__qualname__}; expected a dict")
-        text = json.dumps(config, indent=2) + "\n"
-        run = cls(Path(path), json.loads(text))
-        _refuse_filled(run.path)
+        run = cls(Path(path), json.loads(json.dumps(config)))
+        text = json.dumps(sealed(run.config, "", CONFIG), indent=2) + "\n"
+        refuse_filled(run.path)
         with storage_errors(run.path):
             make_folder(run.path)
         run._hold()
         try:
-            _refuse_filled(run.path)
+            refuse_filled(run.path)
             with storage_errors(run.path):
                 # config.json comes last: a folder that has it is a whole run.
                 replace_file(run.path / METRICS, b"")
@@ -85,17 +92,20 @@ class RunFolder:
             if not folder.is_dir():
                 found = "is no folder" if folder.exists() else "does not exist"
                 raise UserError(f"{folder} {found}", "the folder of a run")
+            check_inside(folder)
             missing = [name for name in (CONFIG, METRICS) if not (folder / name).is_file()]
         if missing:
-            killed = (folder / LOCK).exists() and not _foreign(folder)
+            killed = (folder / LOCK).exists() and not foreign(folder)
             raise UserError(
                 f"{folder} is no run folder: {' and '.join(missing)} missing",
                 "a folder that a run was started in",
                 "its process was killed while it made the folder: start the run again in it" if killed else "",
             )
-        config = _read_json(folder / CONFIG)
+        config = read_json(folder / CONFIG, follow=False)
         if type(config) is not dict:
             raise UserError(f"{folder / CONFIG} holds a {type(config).__name__}", "a JSON object")
+        config = unsealed(config, "", CONFIG, str(folder / CONFIG), str(folder))
+        check_config(config, str(folder / CONFIG))
         return cls(folder, config)
 
     def __enter__(self) -> RunFolder:
@@ -127,33 +137,47 @@ class RunFolder:
         with self._writing(METRICS):
             metrics.append(self.path / METRICS, record)
 
-    def metrics(self) -> list[dict[str, Any]]:
-        """All records of `metrics.jsonl` in order; a last line that is not whole yet is left out.
+    def metrics(self, size: int | None = None) -> list[dict[str, Any]]:
+        """All records of `metrics.jsonl`, or those of its first `size` bytes; those up to the newest checkpoint are
+        verified by its digest. A last line that is not whole yet is left out.
 
         Raises:
-            UserError: if a line before the last is no JSON, or the file cannot be read.
+            UserError: if the file cannot be read, was changed since the newest checkpoint (or, where the checkpoints
+                were removed, since the run's result), or a line before the last is no record.
         """
-        with storage_errors(self.path / METRICS, doing="read"):
-            return metrics.read(self.path / METRICS)
-
-    def scalar(self, tag: str, value: float, step: int) -> None:
-        """Add a point to a TensorBoard curve; without tensorboard installed nothing happens.
-
-        Args:
-            tag: the curve, such as "loss/train".
-            value: a number.
-            step: training steps done, the same counter as in `save`.
-
-        Raises:
-            UserError: if it cannot be written.
-        """
-        self._hold()
-        with self._writing("TensorBoard events"):
-            self._events.scalar(tag, value, step)
+        path = self.path / METRICS
+        for _ in range(_READINGS):
+            vouched = self._vouched()
+            with storage_errors(path, doing="read"):
+                data = metrics.whole(path)
+            found = metrics.records(data[:size], path)
+            if metrics.starts_with(data, *vouched[1:]):
+                break
+            # A live run that is taken back to a checkpoint has other records from one moment to the next.
+            if vouched == self._vouched():
+                raise UserError(
+                    f"{path} was damaged or edited: its first {vouched[1]} bytes are not those that {vouched[0]} was "
+                    "saved with",
+                    remedy="restore it from a copy of the run",
+                )
+        for number, record in enumerate(found, 1):
+            check_record(self.config.get("kind"), record, f"{path} line {number}")
+        return found
 
     def write_json(self, name: str, value: object) -> Path:
-        """Write a JSON file atomically and return its path; `name` is relative, such as "epochs/0003.json"."""
-        return self.write_text(name, json.dumps(value, indent=2) + "\n")
+        """Write a JSON file atomically and return its path; `name` is relative, such as "epochs/0003.json".
+
+        An object carries its digest with it, as a member `seal`, which :meth:`read_json` verifies and takes off.
+        """
+        text = json.dumps(sealed(value, self._config_digest, name), indent=2)
+        return self.write_text(name, text + "\n")
+
+    def write_result(self, value: Mapping[str, Any]) -> Path:
+        """Write `result.json` or `retrain.json`, what a search or a training ends with, and what its records were."""
+        with self._writing(METRICS):
+            size, sha256 = metrics.flush(self.path / METRICS)
+        kept = {**value, _RECORDS: {"bytes": size, "sha256": sha256}}
+        return self.write_json(_RESULTS[self.config["kind"]], kept)
 
     def write_text(self, name: str, text: str) -> Path:
         """Write a text file (UTF-8) atomically and return its path."""
@@ -172,23 +196,47 @@ class RunFolder:
         Raises:
             UserError: if the name leads outside or is taken, or the file cannot be written.
         """
-        path = self._inside(name)
+        path = self.inside(name)
+        if name in (CONFIG, METRICS, LOCK) or PurePosixPath(name).parts[0] == "checkpoints":
+            raise UserError(f"the file name {name!r} is kept by the run folder itself", "another name")
         self._hold()
         with self._writing(name):
             replace_file(path, data)
         return path
 
-    def read_json(self, name: str) -> Any:
-        """Read a JSON file of the run.
+    def read_json(self, name: str, needs: Sequence[str] = ()) -> Any:
+        """Read a JSON file of the run, or of a run inside it, verified by its digest.
+
+        Args:
+            name: inside the run, such as "epochs/0003.json".
+            needs: members that must be there.
 
         Raises:
-            UserError: if it is missing, unreadable or no JSON.
+            UserError: if it is missing, unreadable, no JSON, not what was written, or has values of other types than
+                such a file of a run of this kind has.
         """
-        return _read_json(self.path / name)
+        value = self._read(name)
+        if name in _RESULTS.values() and type(value) is dict:
+            value.pop(_RECORDS, None)
+        where = str(self.path / name)
+        return conform(value, dict.fromkeys((f"{each}!" for each in needs), object), where) if needs else value
+
+    def _read(self, name: str) -> Any:
+        path = self.inside(name)
+        if (owner := innermost(self.path, path)) != self.path:
+            return RunFolder.open(owner)._read(str(path.relative_to(owner)))
+        value = unsealed(read_json(path, follow=False), self._config_digest, name, str(path), str(self.path))
+        check_file(self.config.get("kind"), name, value, str(path))
+        return value
+
+    def inside(self, name: str) -> Path:
+        """The path of a file or folder of the run by its relative name; a UserError for one that leads outside."""
+        return path_inside(self.path, name)
 
     def steps(self) -> list[int]:
         """The steps of the checkpoints that are there, rising; nothing is verified."""
-        return checkpoints.steps(self.path)
+        with storage_errors(self.path / "checkpoints", doing="read"):
+            return checkpoints.steps(self.path)
 
     def save(self, step: int, state: object) -> Path:
         """Save a checkpoint and keep the newest two; what was recorded before belongs to it.
@@ -293,6 +341,8 @@ class RunFolder:
     def _hold(self) -> None:
         if self._lock is not None and self._lock.held:
             return
+        # Again, and before anything is opened for writing: what follows writes in place, cleans up and removes.
+        check_inside(self.path, writing=True)
         lock = RunLock(self.path)
         with storage_errors(self.path):
             clean(self.path)
@@ -304,58 +354,30 @@ class RunFolder:
                 metrics.repair(self.path / METRICS)
         self._lock = lock
 
+    def _vouched(self) -> tuple[str, int, str]:
+        """What says how the records begin, and that: a checkpoint, or where all were removed the run's result."""
+        for step in reversed(self.steps()):
+            try:
+                records = checkpoints.recorded(self.path, step, config_digest=self._config_digest)
+            except CheckpointError:
+                continue  # told by who wants to continue from it
+            return f"the checkpoint of step {step}", records.metrics_bytes, records.metrics_sha256
+        name = _RESULTS.get(str(self.config.get("kind")), "")
+        if name and not self.steps() and (self.path / name).is_file():
+            with suppress(UserError):  # told by who wants the result
+                records = self._read(name).get(_RECORDS)
+                if records is not None:
+                    return name, records["bytes"], records["sha256"]
+        return "", 0, ""
+
     def _writing(self, what: str) -> AbstractContextManager[None]:
         return storage_errors(f"{what} in {self.path}", self._follow)
 
     def _follow(self) -> str:
-        kept = self.steps()
+        try:
+            kept = self.steps()
+        except UserError:
+            kept = []
         if not kept:
             return "then start again"
         return f"then continue with --resume {self.path}: the checkpoint of step {kept[-1]} is whole"
-
-    def _inside(self, name: str) -> Path:
-        parts = PurePosixPath(name).parts
-        if not parts or name.startswith("/") or ".." in parts:
-            raise UserError(
-                f"the file name {name!r} leads outside the run folder", "a relative name such as epochs/0003.json"
-            )
-        if name in (CONFIG, METRICS, LOCK) or parts[0] == "checkpoints":
-            raise UserError(f"the file name {name!r} is kept by the run folder itself", "another name")
-        return self.path.joinpath(*parts)
-
-
-def _refuse_filled(path: Path) -> None:
-    if not path.exists() and not path.is_symlink():
-        return
-    if not path.is_dir():
-        raise UserError(f"{path} exists and is no folder", "a new or empty folder")
-    if (path / CONFIG).exists() and (path / METRICS).exists():
-        raise UserError(
-            f"{path} is already a run",
-            "a new or empty folder",
-            f"continue it with --resume {path}, or choose another folder",
-        )
-    names = _foreign(path)
-    if names:
-        shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-        raise UserError(f"{path} is not empty: it holds {shown}", "a new or empty folder", "choose another folder")
-
-
-def _foreign(path: Path) -> list[str]:
-    """The names in a folder that a process killed in `RunFolder.create` cannot have left."""
-    return sorted(
-        entry.name
-        for entry in path.iterdir()
-        if entry.name != LOCK
-        and not entry.name.startswith(TEMPORARY)
-        and not (entry.name == METRICS and entry.stat().st_size == 0)
-    )
-
-
-def _read_json(path: Path) -> Any:
-    with storage_errors(path, doing="read"):
-        data = path.read_bytes()
-    try:
-        return json.loads(data)
-    except ValueError as error:
-        raise UserError(f"{path} is no JSON: {error}") from error

@@ -16,7 +16,7 @@ from fastdarts.errors import UserError
 from fastdarts.runs.durable import write_all
 from fastdarts.runs.error import storage_errors
 
-__all__ = ["LOCK", "RunLock"]
+__all__ = ["LOCK", "RunLock", "is_locked"]
 
 LOCK = ".lock"
 _held: weakref.WeakSet[RunLock] = weakref.WeakSet()
@@ -35,7 +35,7 @@ class RunLock:
         self._fd = -1
         _release_in_forked_children()
         with storage_errors(folder / LOCK):
-            self._fd = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+            self._fd = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -73,6 +73,26 @@ class RunLock:
 
     def __del__(self) -> None:
         self.release()
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether some process writes to a run now; nothing is created or written to find out.
+
+    The lock is asked for, shared, and given back at once.
+    """
+    try:
+        fd = os.open(folder / LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return False
 
 
 @functools.cache

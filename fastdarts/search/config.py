@@ -17,6 +17,8 @@ __all__ = ["EIGENVALUE", "GRAPH", "SearchConfig", "check_fields", "config_from_j
 
 GRAPH = ("auto", "off")
 EIGENVALUE = ("auto", "exact", "lanczos")
+# No machine runs more; what is larger was mistyped, and would ask for memory or threads before it fails.
+_LARGEST = {"channels": 2**16, "layers": 2**12, "batch_size": 2**20, "threads": 2**12, "crop": 2**16, "cutout": 2**16}
 
 
 @dataclass(frozen=True)
@@ -139,8 +141,6 @@ class SearchConfig:
             ),
             fractions=("momentum", "arch_beta1", "arch_beta2", "dropout", "drop_path"),
         )
-        if self.seed >= 2**62:
-            raise UserError(f"seed is {self.seed}", "below 2**62")
         if self.arch_start_epoch >= self.epochs:
             raise UserError(
                 f"arch_start_epoch is {self.arch_start_epoch} with {self.epochs} epochs: the alphas would never learn",
@@ -214,6 +214,11 @@ def config_from_json(cls: type, values: Mapping[str, Any]) -> Any:
     return cls(**values)
 
 
+def _shown(value: int) -> str:
+    text = hex(value) if abs(value) > 2**1000 else str(value)
+    return text if len(text) < 40 else f"{text[:20]}..."
+
+
 def check_fields(
     config: Any, *, at_least_one: tuple[str, ...], not_negative: tuple[str, ...], fractions: tuple[str, ...]
 ) -> None:
@@ -232,6 +237,9 @@ def check_fields(
             raise UserError(f"{each.name} is {value!r}", f"a value of type {each.type}")
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"{each.name} is {value}", "a finite number")
+        most = 2**62 if each.name == "seed" else _LARGEST.get(each.name, 2**31)
+        if isinstance(value, int) and abs(value) >= most:
+            raise UserError(f"{each.name} is {_shown(value)}", f"below {'2**62' if each.name == 'seed' else most}")
     for name in at_least_one:
         if getattr(config, name) < 1:
             raise UserError(f"{name} is {getattr(config, name)}", "at least 1")

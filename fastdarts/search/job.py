@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from fastdarts.data import Augmentation, Batches, ImageSet, split_levels
+from fastdarts.errors import UserError
 from fastdarts.nn import Supernet
 from fastdarts.runs import Checkpoint, RunFolder
 from fastdarts.search.choices import Action, Begin, EpochEnd, Finished, Rewire, Rollback, Stage, Stop
 from fastdarts.search.config import SearchConfig
 from fastdarts.search.curvature import measure
+from fastdarts.search.divergence import WORST, check_losses
 from fastdarts.search.environment import reproducible, resolve_device, seed_everything
 from fastdarts.search.figures import check_batch, count_parameters, entropy
+from fastdarts.search.foresight import check_cells, foresee
 from fastdarts.search.graph import new_recorder, new_step
 from fastdarts.search.interrupt import stoppable
 from fastdarts.search.methods import compose
@@ -27,6 +31,9 @@ from fastdarts.search.schedule import Rates, learning_rate, rates
 from fastdarts.search.snapshots import Snapshots
 from fastdarts.search.stepper import Evaluation, Stepper
 from fastdarts.spaces import Genotype, Space, space
+
+if TYPE_CHECKING:
+    from fastdarts.report.run import Drawing
 
 __all__ = ["SearchJob", "SearchResult"]
 
@@ -52,10 +59,42 @@ class SearchResult:
     seconds: float
     path: Path
 
+    def report(self) -> Path:
+        """Write ``report.html`` into the run folder, and return its path."""
+        from fastdarts.report import write_report
+
+        return write_report(self.path)
+
+    def plot(self, what: str = "cells", path: str | os.PathLike[str] | None = None) -> Drawing:
+        """Draw the found cells, or how the search went; a notebook shows the result as a picture.
+
+        Args:
+            what: ``cells``, ``curves`` (losses and accuracies by epoch) or ``counts`` (skips, parameters, entropy).
+            path: an SVG file to write it to.
+
+        Returns:
+            SVG.
+
+        Raises:
+            UserError: for another ``what``, or if the file cannot be written.
+        """
+        from fastdarts.report.run import plot_run
+
+        return plot_run(self.path, what, path)
+
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values; ``text`` is the genotype's own text."""
         values = dict(vars(self)) | {"genotype": self.genotype.to_json(), "path": str(self.path)}
         return values | {"text": self.genotype.text()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any], path: Path) -> SearchResult:
+        """Inverse of :meth:`to_json`; the run folder is where it lies now."""
+        needed = {each.name: values.get(each.name) for each in fields(cls)}
+        missing = [name for name, value in needed.items() if value is None]
+        if missing:
+            raise UserError(f"{path / 'result.json'} has no {missing[0]}", "what a finished search writes")
+        return cls(**(needed | {"genotype": Genotype.from_json(values["genotype"]), "path": path}))
 
 
 class SearchJob:
@@ -78,6 +117,7 @@ class SearchJob:
         weight_level, arch_level = split_levels(len(images.labels), config.train_portion, config.seed)
         if config.one_level:
             weight_level = torch.cat([weight_level, arch_level])
+        levels = {"weight": weight_level, "architecture": arch_level}
         augmentation = Augmentation(config.crop, config.flip, config.cutout)
 
         def batches(indices: Tensor, stream: int) -> Batches:
@@ -100,24 +140,56 @@ class SearchJob:
         whole = Stage(0, config.epochs, self.space, config.layers)
         self._build(whole if self.choices.first is None else self.choices.first(whole))
         check_batch(self.model, images, config.batch_size)
+        steps = (self.stage.epochs - config.arch_start_epoch) * self.steps if self.choices.relaxation.learns else 0
+        self._foreseen = foresee(config.arch_lr, steps, self.stage.space, images.labels, levels)
 
     @property
     def epochs(self) -> int:
         """Epochs of the run as far as they are known."""
         return self.stage.end + self.stage.after if self._ended is None else self._ended
 
-    def run(self, folder: RunFolder, progress: Progress, checkpoint: Checkpoint | None = None) -> SearchResult:
+    def check_extension(self, checkpoint: Checkpoint) -> None:
+        """Refuse to go on beyond the end of a search whose end is not its number of epochs.
+
+        Raises:
+            UserError: for a search in stages, and one that a guard ended.
+        """
+        state = checkpoint.state["job"]
+        stage = Stage.from_json(state["stage"])
+        if self.choices.first is not None or stage.index:
+            raise UserError(
+                f"{self.config.method} searches in stages, which more epochs would part anew", "a new search"
+            )
+        if state["ended"] is None or state["ended"] < stage.end:
+            raise UserError("the search was ended by its guard, not by its number of epochs", "a new search")
+
+    def run(
+        self,
+        folder: RunFolder,
+        progress: Progress,
+        checkpoint: Checkpoint | None = None,
+        extension: Mapping[str, Any] | None = None,
+    ) -> SearchResult:
         """Search to the end, write the result, and return it."""
         with stoppable(folder.path):
             with reproducible(self.device, self.config.threads):
                 self.folder, self.progress = folder, progress
                 self._connect()
-                run_job(self, folder, progress=progress, checkpoint=checkpoint, save_every=self.config.save_every)
+                for line in self._foreseen if checkpoint is None else ():
+                    progress.note(line)
+                how = {"checkpoint": checkpoint, "extension": extension, "save_every": self.config.save_every}
+                run_job(self, folder, progress=progress, **how)
                 result = self._result(folder)
+                folder.hparams(self.config.to_json(), ("valid_accuracy", "test_accuracy"))
             folder.write_json("genotype.json", result.genotype.to_json())
             folder.write_text("genotype.txt", result.genotype.text() + "\n")
-            folder.write_json("result.json", result.to_json())
+            folder.write_result(result.to_json())
         return result
+
+    def rehearse(self) -> None:
+        """Make ready for steps outside of a run, which measure what one takes; this job cannot run afterwards."""
+        self.progress = Progress()
+        self._connect()
 
     def begin_epoch(self, epoch: int) -> None:
         at = epoch - self.stage.start
@@ -143,6 +215,8 @@ class SearchJob:
         # From here to the result nothing asks the device: a GPU evaluates while the host writes and counts.
         self.evaluation.start()
         folder.write_json(f"epochs/{epoch:04d}.json", epoch_file)
+        for key, rows in epoch_file["alphas"].items():
+            folder.histogram(f"alphas/{key}", _offered(rows, epoch_file["edges"][key]), step)
         parameters = count_parameters(genotype, self.config.channels, self.stage.layers, *self.ends)
         valid_loss, valid_accuracy = self.evaluation.result()
         record = dict(means) | {
@@ -177,13 +251,18 @@ class SearchJob:
         for guard, own in zip(self.choices.guards, state["guards"], strict=True):
             guard.load_state_dict(own)
         self.snapshots.load_state_dict(state["snapshots"])
-        self._build(Stage.from_json(state["stage"]))
+        stage = Stage.from_json(state["stage"])
+        if not stage.index and stage.epochs < self.config.epochs and self.choices.first is None:
+            # The run is extended: its end is further off, and its schedules run over more epochs.
+            stage, self._ended = replace(stage, epochs=self.config.epochs), None
+        self._build(stage)
         self._learn(state)
         self._connect()
 
     def _build(self, stage: Stage) -> None:
         """The stage's supernet and optimisers, drawn from torch's generator."""
         config, self.stage = self.config, stage
+        check_cells(stage.space, stage.layers)
         self.model = Supernet(
             stage.space,
             channels=config.channels,
@@ -270,6 +349,7 @@ class SearchJob:
 
     def _result(self, folder: RunFolder) -> SearchResult:
         records = [record for record in folder.metrics() if record["kind"] == "epoch"]
+        check_losses(records[-1], folder.path, worst=WORST)
         answers = [guard.answer() for guard in self.choices.guards]
         answer = next((epoch for epoch in answers if epoch is not None), records[-1]["epoch"])
         record = next(each for each in records if each["epoch"] == answer)
@@ -311,3 +391,8 @@ class SearchJob:
             "edge_weights": listed(edge_weights) if edge_weights is not None else None,
             "edges": edges,
         }
+
+
+def _offered(rows: Sequence[Sequence[float]], edges: Sequence[Mapping[str, Any]]) -> list[float]:
+    """The alphas that stand for a candidate; rows are padded to the widest edge."""
+    return [value for row, edge in zip(rows, edges, strict=True) for value in row[: len(edge["primitives"])]]

@@ -13,8 +13,10 @@ from fastdarts.errors import UserError
 from fastdarts.runs import RunFolder
 from fastdarts.search.config import SearchConfig
 from fastdarts.search.environment import describe_environment, reopened
+from fastdarts.search.extension import returned
 from fastdarts.search.job import SearchJob, SearchResult
-from fastdarts.search.progress import Progress
+from fastdarts.search.origin import describe_origin
+from fastdarts.search.progress import Progress, watcher
 from fastdarts.spaces import Space
 
 __all__ = ["resume", "search"]
@@ -37,7 +39,7 @@ def search(
         path: the run folder to create.
         train_set: images for ``config.data == "custom"``; both levels are taken from it.
         search_space: a space of your own instead of the one named by ``config.space``.
-        progress: who watches.
+        progress: who watches; None for a bar in a terminal and silence elsewhere, ``Progress()`` for silence.
         command: how the run was started, for the report.
         after: what the caller will do with the genotype; kept in ``config.json`` so that a resumption can too.
 
@@ -46,6 +48,7 @@ def search(
 
     Raises:
         UserError: for a bad configuration or data set, before anything is written.
+        Diverged: where the losses say that there is no result (:mod:`fastdarts.search.divergence`).
         Interrupted: on SIGINT or SIGTERM; continue with :func:`resume`.
     """
     if search_space is not None:
@@ -53,9 +56,10 @@ def search(
     with use_backend(config.backend):
         job = SearchJob(config, _train_set(config, train_set), search_space)
         record = {"kind": "search", "config": config.to_json(), "command": command, "after": dict(after or {})}
+        record["origin"] = describe_origin()
         record |= {"environment": describe_environment(job.device, config.threads), "space": job.space.to_json()}
         with RunFolder.create(path, record) as folder:
-            return job.run(folder, progress or Progress())
+            return job.run(folder, watcher(progress))
 
 
 def resume(
@@ -63,23 +67,36 @@ def resume(
     *,
     train_set: ImageSet | None = None,
     previous: bool = False,
+    epochs: int | None = None,
     progress: Progress | None = None,
 ) -> SearchResult:
     """Continue a search from its newest checkpoint; the result is bit for bit that of an uninterrupted run.
+
+    A finished search is extended with ``epochs``: it goes on with the weights and alphas it ended with, and its
+    schedules from where they would stand in a search of so many epochs, so that the learning rate rises again. That is
+    not a search of so many epochs from the start. What it had ended with is kept in ``after-E-epochs/``.
 
     Args:
         path: the run folder.
         train_set: the same images as before, for ``config.data == "custom"``.
         previous: use the checkpoint before the newest one.
+        epochs: extend a finished search to so many; None: as planned.
         progress: who watches.
 
     Raises:
-        UserError: for a folder that is no search, or a checkpoint that is damaged or from elsewhere.
+        UserError: for a folder that is no search, a checkpoint that is damaged or from elsewhere, records that would be
+            lost since the checkpoints were removed, or a search that cannot be extended.
     """
-    progress = progress or Progress()
-    with reopened(path, "search", SearchConfig.from_json) as (folder, config):
+    progress = watcher(progress)
+    with reopened(path, "search", SearchConfig.from_json) as (folder, configured):
+        back = returned(folder, configured, "result.json", previous=previous, epochs=epochs, progress=progress)
+        if back.result is not None:
+            return SearchResult.from_json(back.result, folder.path)
+        config = back.config
         job = SearchJob(config, _train_set(config, train_set), Space.from_json(folder.config.get("space")))
-        return job.run(folder, progress, folder.load(previous=previous) if folder.steps() else None)
+        if back.extension is not None:
+            job.check_extension(back.checkpoint)
+        return job.run(folder, progress, back.checkpoint, back.extension)
 
 
 def _train_set(config: SearchConfig, given: ImageSet | None) -> ImageSet:

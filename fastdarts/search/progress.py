@@ -1,11 +1,12 @@
-"""What long work tells whoever watches it; the command line draws it, a library caller may ignore it."""
+"""What long work tells whoever watches it: a bar in a terminal, unless the caller says otherwise."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["Progress"]
+__all__ = ["Progress", "watcher"]
 
 
 class Progress:
@@ -35,3 +36,18 @@ class Progress:
 
     def end(self) -> None:
         """The work announced by :meth:`begin` ended, whichever way."""
+
+
+def watcher(progress: Progress | None) -> Progress:
+    """Who watches long work: the one that was given, else a bar where standard error is a terminal, else nobody.
+
+    Args:
+        progress: what the caller was given; ``Progress()`` is nobody.
+    """
+    if progress is not None:
+        return progress
+    if sys.stderr is None or not sys.stderr.isatty():
+        return Progress()
+    from fastdarts.search.console import TerminalProgress, console
+
+    return TerminalProgress(console())

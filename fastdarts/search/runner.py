@@ -20,7 +20,9 @@ from torch import Tensor
 
 from fastdarts.errors import Interrupted
 from fastdarts.runs import Checkpoint, RunFolder, generators_state, restore_generators
+from fastdarts.search.divergence import check_losses
 from fastdarts.search.environment import note_environment
+from fastdarts.search.extension import set_aside
 from fastdarts.search.interrupt import Stop, stop_on_signal
 from fastdarts.search.progress import Progress
 
@@ -154,6 +156,7 @@ def run_job(
     *,
     progress: Progress | None = None,
     checkpoint: Checkpoint | None = None,
+    extension: Mapping[str, Any] | None = None,
     save_every: int = 1,
 ) -> None:
     """Run ``job`` to its end, saving every ``save_every`` epochs, at the end, and when asked to stop.
@@ -164,9 +167,11 @@ def run_job(
         progress: who watches.
         checkpoint: where to continue, None for the start; ``folder`` is rewound to it first, so that a resumed
             run leaves the same records as an uninterrupted one (times apart, and where it went on elsewhere).
+        extension: the record of an extension of the finished run that begins at ``checkpoint``.
         save_every: epochs between checkpoints; on a GPU more, where saving would take over a fortieth of the time.
 
     Raises:
+        Diverged: after an epoch with a loss that is not finite, of which nothing is recorded.
         Interrupted: on SIGINT or SIGTERM, after the step under way was finished and saved.
     """
     progress = progress or Progress()
@@ -176,6 +181,13 @@ def run_job(
         job.load_state_dict(state["job"])
         at.load_state_dict(state["position"])
         restore_generators({}, state["generators"])
+    if extension is not None:
+        place, end = set_aside(folder, extension["before"]), job.epochs
+        progress.note(
+            f"{folder.path.name} goes on to {end} epochs with what it had learnt after {extension['before']} and with "
+            f"schedules of {end}, the learning rate's too: it is no run of {end} epochs from the start; what it ended "
+            f"with is kept in {place}/"
+        )
     # Last: a state that is refused, such as that of other data, must not cost the records and checkpoints after it.
     folder.rewind(checkpoint)
     note_environment(folder, job.device, progress)
@@ -188,6 +200,10 @@ def run_job(
             nested = {"job": job.state_dict(), "position": at.state_dict(), "generators": generators_state({})}
             return folder.save(step, nested)
 
+    if extension is not None:
+        # Saved with its record: killed from here on, the run knows how far it is to go.
+        folder.log(dict(extension))
+        save()
     progress.begin(job.title, job.epochs, job.steps, at.epoch * job.steps + at.position)
     try:
         with stop_on_signal() as stop:
@@ -221,12 +237,25 @@ def _one_epoch(job: Job, folder: RunFolder, at: _Position, progress: Progress, s
     at.spend(clock.lap())
     step = (at.epoch + 1) * job.steps
     record = {"kind": "epoch", "epoch": at.epoch, "step": step}
+    # Before the epoch's end, which would derive a genotype from what diverged.
+    check_losses(record | at.means(), folder.path)
     record |= job.end_epoch(at.epoch, step, at.means(), folder)
+    check_losses(record, folder.path)
     at.elapsed += clock.lap()
     record |= {"step_ms": at.step_ms(), "peak_bytes": peak_bytes(job.device), "elapsed_s": round(at.elapsed, 3)}
     folder.log(record)
-    for name, value in record.items():
-        if isinstance(value, float) and name not in TIMING_KEYS:
-            folder.scalar(name, value, step)
+    for name, value in _curves(record):
+        folder.scalar(name, value, step)
     progress.epoch(record)
     at.next_epoch()
+
+
+def _curves(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """What TensorBoard draws of an epoch's record: its figures, and those of each cell as ``entropy/normal``."""
+    for name, value in record.items():
+        if name in TIMING_KEYS:
+            continue
+        if isinstance(value, float) or name == "parameters":
+            yield name, value
+        elif isinstance(value, Mapping):
+            yield from ((f"{name}/{key}", each) for key, each in value.items() if type(each) in (int, float))

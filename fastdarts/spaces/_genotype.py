@@ -264,7 +264,7 @@ class Genotype:
             raise GenotypeError("not the JSON of a genotype", f'an object with "format": "{FORMAT}"')
         try:
             return cls({key: _cell_from_json(key, cell) for key, cell in data["cells"].items()})
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, OverflowError) as error:
             raise GenotypeError(
                 f"the JSON of a genotype is malformed: {error}", "what Genotype.to_json writes"
             ) from None

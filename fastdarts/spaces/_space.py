@@ -9,12 +9,20 @@ from itertools import pairwise
 from typing import Any
 
 from fastdarts.errors import UserError
+from fastdarts.reading import conform
 from fastdarts.spaces._genotype import Genotype
 from fastdarts.spaces._primitives import PRIMITIVES, nearest
 
 __all__ = ["CellSpace", "Edge", "Space"]
 
 _FORMAT = "fastdarts-space/1"
+_EDGE = {"source!": int, "node!": int, "primitives!": [str]}
+_CELL = {"edges!": [_EDGE], "nodes!": int, "concat!": [int]}
+_SPACE: dict[str, Any] = {"name!": str, "normal!": _CELL, "reduce!": _CELL, "shared!": bool, "layers!": int}
+_SPACE |= {"keep!": (int, None), "source!": str}
+# The deepest network of the field has some hundred cells; every cell costs memory before anything is computed.
+_MOST_LAYERS = 10_000
+_MOST_NODES = 1_000
 
 
 @dataclass(frozen=True)
@@ -87,6 +95,8 @@ class CellSpace:
         object.__setattr__(self, "concat", tuple(self.concat))
         if self.nodes < 1 or self.inputs < 1:
             raise UserError(f"a cell of {self.nodes} nodes and {self.inputs} inputs", "at least one of each")
+        if self.nodes > _MOST_NODES:
+            raise UserError(f"a cell of {self.nodes} nodes", f"at most {_MOST_NODES}")
         states = range(self.inputs, self.inputs + self.nodes)
         place = [(edge.node, edge.source) for edge in self.edges]
         for edge in self.edges:
@@ -193,8 +203,8 @@ class Space:
         layers = self.layers if layers is None else layers
         if not isinstance(layers, int) or isinstance(layers, bool):
             raise TypeError(f"layers must be an int, got {layers!r}")
-        if layers < 1:
-            raise UserError(f"a network of {layers} layers", "at least 1 layer")
+        if not 1 <= layers <= _MOST_LAYERS:
+            raise UserError(f"a network of {layers} layers", f"at least 1 layer, at most {_MOST_LAYERS}")
         return layers
 
     def reductions(self, layers: int | None = None) -> set[int]:
@@ -303,6 +313,7 @@ class Space:
         if not isinstance(data, Mapping) or data.get("format") != _FORMAT:
             raise UserError("not the JSON of a search space", f'an object with "format": "{_FORMAT}"')
         try:
+            conform(data, _SPACE, "the JSON of a search space")
             return cls(
                 data["name"],
                 _cell_from_json(data["normal"]),

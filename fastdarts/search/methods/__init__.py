@@ -117,6 +117,10 @@ def compose(config: SearchConfig) -> Choices:
         kind = (int, float) if isinstance(default, float) else type(default)
         if not isinstance(value, kind) or isinstance(value, bool) is not isinstance(default, bool):
             raise UserError(f"{name} is {value!r}", f"a {type(default).__name__}, as {default!r}")
+        for each in value if isinstance(value, tuple) else (value,):
+            number = isinstance(each, (int, float)) and not isinstance(each, bool)
+            if (number and not abs(each) < 2**53) or (isinstance(value, tuple) and not number):
+                raise UserError(f"{name} is {str(value)[:40]}", f"finite numbers below 2**53, as {default!r}")
     choices = chosen.compose(config)
     if config.restart_after and choices.guards:
         raise UserError(
