@@ -103,6 +103,19 @@ def backend_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_backend, "_calls", ())
 
 
+@pytest.fixture(autouse=True)
+def primitives_kept() -> Iterator[None]:
+    """What a test registers ends with the test."""
+    from fastdarts.nn.primitives import OWN
+    from fastdarts.spaces import _primitives
+
+    before = [(registry, dict(registry)) for registry in (_primitives._KNOWN, OWN)]
+    yield
+    for registry, content in before:
+        registry.clear()
+        registry.update(content)
+
+
 @pytest.fixture
 def poisoned_memory() -> Iterator[None]:
     """torch.empty gives NaN (integers: the largest value), so that an output never written is seen."""

@@ -227,13 +227,13 @@ def test_bad_input_writes_nothing(call: Any, told: str, tmp_path: Path) -> None:
 
 
 def test_a_retraining_is_not_resumed_as_a_search(tmp_path: Path) -> None:
-    RunFolder.create(tmp_path / "other", {"kind": "retrain"})
+    RunFolder.create(tmp_path / "other", {"kind": "retrain", "config": {"genotype": "DARTS_V2"}})
     with pytest.raises(UserError, match="holds a retrain run"):
         resume(tmp_path / "other")
 
 
 def test_a_foreign_configuration_is_told(tmp_path: Path) -> None:
-    RunFolder.create(tmp_path / "other", {"kind": "search"})
+    RunFolder.create(tmp_path / "other", {"kind": "search", "config": {}})
     with pytest.raises(UserError, match="unknown or missing fields"):
         resume(tmp_path / "other")
 
