@@ -253,10 +253,9 @@ def test_untouched(name: str) -> None:
 
 @pytest.mark.parametrize("edit", EDITS)
 def test_each_edit_alone(edit: str) -> None:
-    """Of a layer, and of a network: which of them turns with the edit."""
+    """Of one of the layers and networks, which turn with the edit."""
     turn = list(EDITS).index(edit)
-    for name in (list(SUBJECTS)[turn % 6], list(SUBJECTS)[6 + turn % 4]):
-        check(name, [(edit, 0.37 * turn % 1, turn)], turn % 4 != 0)
+    check(list(SUBJECTS)[turn % len(SUBJECTS)], [(edit, 0.37 * turn % 1, turn)], turn % 4 != 0)
 
 
 @settings(max_examples=EXAMPLES)
