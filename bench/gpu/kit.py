@@ -41,7 +41,7 @@ PROBE = FOLDER / "probe.so"
 VERSIONS = {"python": "3.12", "torch": "2.11.0", "triton": "3.6.0"}
 _MANIFEST, _PACKED = FOLDER / "kit.json", FOLDER / "triton.tar.xz"
 _MARKER = CACHE.parent / "unpacked"  # which kit's kernels the cache has, and no others
-_BUILD = ("setuptools>=68,<82", "wheel", "pybind11>=2.12")
+_BUILD = ("setuptools>=68,<82", "wheel", "pybind11>=2.12", "ninja>=1.10")
 _CARRIED = {".json", ".cubin", ".so"}  # of a cache's entry; the stages between are for reading only
 # What decides each part: of the kernels, which there are and how they are called.
 _SOURCES = {
