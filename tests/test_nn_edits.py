@@ -32,7 +32,7 @@ PRIMITIVES = darts.PRIMITIVES
 NODES = 2
 EDGES = 5
 SPACE = define_space("edited", PRIMITIVES, nodes=NODES, concat=(2, 3))
-# How many compositions run; 10,000 were run once, as docs/drop-in.md says.
+# How many compositions run; `make test-all` runs 10,000.
 EXAMPLES = int(os.environ.get("FASTDARTS_EDITS", "150"))
 # How often the plain network is computed with inputs and weights a rounding off: what that moves, rounding may move.
 ROUNDINGS = 10
