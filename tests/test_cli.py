@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import typer.main
+from command import run_command
 
 import fastdarts
 from fastdarts import cli
@@ -21,20 +22,13 @@ TINY = ["--epochs", "1", "--channels", "4", "--layers", "3", "--device", "cpu", 
 TINY += ["--space", "s2"]
 
 
-def _run(*arguments: str | Path, monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr(sys, "argv", ["fastdarts", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    return int(stop.value.code or 0)
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished search with its retraining and comparison."""
     path = tmp_path_factory.mktemp("cli") / "run"
     with pytest.MonkeyPatch.context() as patch:
         after = ["--retrain-epochs", "1", "--random-cells", "2"]
-        assert _run("search", "--run", path, *TINY, *after, monkeypatch=patch) == 0
+        assert run_command("search", "--run", path, *TINY, *after, monkeypatch=patch) == 0
     return path
 
 
@@ -56,14 +50,14 @@ def test_search_ends_with_genotype_accuracy_comparison_and_report(run: Path) -> 
 def test_a_finished_search_prints_the_same_again(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert _run("search", "--resume", run, "--json", monkeypatch=monkeypatch) == 0
+    assert run_command("search", "--resume", run, "--json", monkeypatch=monkeypatch) == 0
     out = capsys.readouterr()
     summary = json.loads(out.out)
     assert summary["report"] == str(run / "report.html")
     assert summary["test_accuracy"] == json.loads((run / "retrain.json").read_text())["test_accuracy"]
     assert "network" not in out.err, "nothing is left to train"
     assert summary["verdict"] and summary["undecided"] is True
-    assert _run("search", "--resume", run, monkeypatch=monkeypatch) == 0
+    assert run_command("search", "--resume", run, monkeypatch=monkeypatch) == 0
     told = " ".join(capsys.readouterr().out.split())
     assert summary["verdict"] in told and "2 random cells can show that a search did poorly, never that" in told
     accuracy = json.loads((run / "comparison.json").read_text())["found"]["mean"]
@@ -74,7 +68,7 @@ def test_a_finished_search_prints_the_same_again(
 def test_results_go_to_stdout_and_progress_to_stderr(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert _run("search", "--run", tmp_path / "r", *TINY, "--retrain-epochs", "0", monkeypatch=monkeypatch) == 0
+    assert run_command("search", "--run", tmp_path / "r", *TINY, "--retrain-epochs", "0", monkeypatch=monkeypatch) == 0
     out = capsys.readouterr()
     assert "Genotype(normal=" in out.out
     assert "report" in out.out
@@ -93,10 +87,10 @@ def test_an_interrupted_search_says_how_to_continue(
 
     monkeypatch.setattr(LineProgress, "wants_step", lambda self: os.kill(os.getpid(), signal.SIGINT) or False)
     options = [*TINY, "--retrain-epochs", "1"]
-    assert _run("search", "--run", tmp_path / "r", *options, monkeypatch=monkeypatch) == 130
+    assert run_command("search", "--run", tmp_path / "r", *options, monkeypatch=monkeypatch) == 130
     assert f"continue with: fastdarts search --resume {tmp_path / 'r'}" in capsys.readouterr().err
     monkeypatch.undo()
-    assert _run("search", "--resume", tmp_path / "r", "--json", monkeypatch=monkeypatch) == 0
+    assert run_command("search", "--resume", tmp_path / "r", "--json", monkeypatch=monkeypatch) == 0
     assert "test_accuracy" in json.loads(capsys.readouterr().out)
 
 
@@ -113,10 +107,10 @@ def test_an_interrupt_after_the_search_names_the_search(
 
     monkeypatch.setattr(LineProgress, "wants_step", stop_in_retraining)
     options = [*TINY, "--set", "train_portion=0.7", *after]
-    assert _run("search", "--run", tmp_path / "r", *options, monkeypatch=monkeypatch) == 130
+    assert run_command("search", "--run", tmp_path / "r", *options, monkeypatch=monkeypatch) == 130
     assert f"continue with: fastdarts search --resume {tmp_path / 'r'}\n" in capsys.readouterr().err
     monkeypatch.undo()
-    assert _run("search", "--resume", tmp_path / "r", "--json", monkeypatch=monkeypatch) == 0
+    assert run_command("search", "--resume", tmp_path / "r", "--json", monkeypatch=monkeypatch) == 0
     assert "test_accuracy" in json.loads(capsys.readouterr().out)
 
 
@@ -125,7 +119,7 @@ def test_compare_continues_inside_the_run(
 ) -> None:
     options = ["--epochs", "1", "--channels", "4", "--layers", "3", "--random-cells", "2", "--seeds", "0,1", "--json"]
     out = own.parent / "again"
-    assert _run("compare", own, "--run", out, *options, monkeypatch=monkeypatch) == 0
+    assert run_command("compare", own, "--run", out, *options, monkeypatch=monkeypatch) == 0
     summary = json.loads(capsys.readouterr().out)
     assert summary["seeds"] == [0, 1]
     assert summary["path"] == str(out)
@@ -133,17 +127,17 @@ def test_compare_continues_inside_the_run(
     assert json.loads((own / "comparison.json").read_text())["seeds"] == [0]
     kept = json.loads((own / "comparisons.json").read_text())["comparisons"]
     assert [each["seeds"] for each in kept] == [[0], [0, 1]]
-    assert _run("compare", own, "--run", out, *options, monkeypatch=monkeypatch) == 0
+    assert run_command("compare", own, "--run", out, *options, monkeypatch=monkeypatch) == 0
 
 
 def test_retrain_takes_a_published_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["--epochs", "1", "--channels", "4", "--layers", "3", "--run", tmp_path / "r", "--json"]
-    assert _run("retrain", "PC_DARTS_cifar", *options, monkeypatch=monkeypatch) == 0
+    assert run_command("retrain", "PC_DARTS_cifar", *options, monkeypatch=monkeypatch) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["data"] == "digits"
-    assert _run("retrain", "--resume", tmp_path / "r", "--json", monkeypatch=monkeypatch) == 0
+    assert run_command("retrain", "--resume", tmp_path / "r", "--json", monkeypatch=monkeypatch) == 0
     assert json.loads(capsys.readouterr().out)["test_accuracy"] == result["test_accuracy"]
 
 
@@ -159,7 +153,7 @@ def test_show_draws_whatever_names_a_genotype(
     targets = {"run": str(run), "name": "darts_v1", "text": genotype.text()}
     targets |= {"text file": str(tmp_path / "g.txt"), "json file": str(tmp_path / "g.json")}
     options = ["--svg", tmp_path / "a.svg", "--png", tmp_path / "a.png"]
-    assert _run("show", targets[source], *options, monkeypatch=monkeypatch) == 0
+    assert run_command("show", targets[source], *options, monkeypatch=monkeypatch) == 0
     out = capsys.readouterr()
     assert "Genotype(" in out.out
     assert "c_{k-2}" in out.err or "c_k-2" in out.err
@@ -173,9 +167,9 @@ def test_a_comparison_with_other_settings_goes_beside(
     """The search has made one in RUN/compare; the README's next command asks for more."""
     options = ["--epochs", "1", "--channels", "4", "--random-cells", "3", "--batch-size", "256", "--json"]
     for _ in range(2):
-        assert _run("compare", own, *options, monkeypatch=monkeypatch) == 0
+        assert run_command("compare", own, *options, monkeypatch=monkeypatch) == 0
         assert json.loads(capsys.readouterr().out)["path"] == str(own / "compare-2")
-    assert _run("show", own / "compare-2", "--json", monkeypatch=monkeypatch) == 0
+    assert run_command("show", own / "compare-2", "--json", monkeypatch=monkeypatch) == 0
     assert json.loads(capsys.readouterr().out)["text"] == (own / "genotype.txt").read_text().strip()
 
 
@@ -188,13 +182,13 @@ def test_a_space_in_a_file_is_searched_at_its_own_depth_and_unshared(
     (tmp_path / "own.json").write_text(json.dumps(own.to_json()))
     options = ["--space", tmp_path / "own.json", "--epochs", "1", "--channels", "4", "--layers", "4"]
     options += ["--batch-size", "256", "--retrain-epochs", "1", "--random-cells", "2", "--run", tmp_path / "r (1) [x]"]
-    assert _run("search", *options, "--json", monkeypatch=monkeypatch) == 0
+    assert run_command("search", *options, "--json", monkeypatch=monkeypatch) == 0
     found = parse_genotype(json.loads(capsys.readouterr().out)["genotype"])
     assert found.layers == 4
     comparison = json.loads((tmp_path / "r (1) [x]" / "comparison.json").read_text())
     assert comparison["budget"]["layers"] == 4
     options = ["--epochs", "1", "--channels", "4", "--run", tmp_path / "t", "--json"]
-    assert _run("retrain", tmp_path / "r (1) [x]", *options, monkeypatch=monkeypatch) == 0
+    assert run_command("retrain", tmp_path / "r (1) [x]", *options, monkeypatch=monkeypatch) == 0
     assert json.loads(capsys.readouterr().out)["layers"] == 4
 
 
@@ -212,11 +206,11 @@ def test_an_unfinished_search_is_named_as_such(
     monkeypatch.setattr(LineProgress, "wants_step", stop_in_the_second_epoch)
     options = ["--epochs", "3", "--channels", "4", "--space", "s2", "--batch-size", "256"]
     run = tmp_path / "a run"
-    assert _run("search", "--run", run, *options, monkeypatch=monkeypatch) == 130
+    assert run_command("search", "--run", run, *options, monkeypatch=monkeypatch) == 130
     assert f"continue with: fastdarts search --resume '{run}'" in capsys.readouterr().err
-    assert _run("show", run, monkeypatch=monkeypatch) == 0
+    assert run_command("show", run, monkeypatch=monkeypatch) == 0
     assert "is not finished; its newest genotype is that of epoch 1" in capsys.readouterr().err
-    assert _run("compare", run, monkeypatch=monkeypatch) == 2
+    assert run_command("compare", run, monkeypatch=monkeypatch) == 2
     assert "expected a finished search" in capsys.readouterr().err
     assert not (run / "compare").exists()
 
@@ -224,7 +218,7 @@ def test_an_unfinished_search_is_named_as_such(
 def test_a_retraining_killed_while_its_folder_was_made_is_begun_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert _run("search", "--run", tmp_path / "r", *TINY, "--retrain-epochs", "1", monkeypatch=monkeypatch) == 0
+    assert run_command("search", "--run", tmp_path / "r", *TINY, "--retrain-epochs", "1", monkeypatch=monkeypatch) == 0
     for path in (tmp_path / "r" / "retrain").iterdir():
         if path.name.startswith(("events", "config", "retrain")):
             path.unlink()
@@ -232,7 +226,7 @@ def test_a_retraining_killed_while_its_folder_was_made_is_begun_again(
     (tmp_path / "r" / "retrain" / "checkpoints").rename(tmp_path / "aside")
     before = json.loads((tmp_path / "r" / "retrain.json").read_text())["test_accuracy"]
     capsys.readouterr()
-    assert _run("search", "--resume", tmp_path / "r", "--json", monkeypatch=monkeypatch) == 0
+    assert run_command("search", "--resume", tmp_path / "r", "--json", monkeypatch=monkeypatch) == 0
     assert json.loads(capsys.readouterr().out)["test_accuracy"] == before
 
 
@@ -293,16 +287,16 @@ def test_help_and_mistyped_commands_come_before_torch(typed: str, code: int, sai
 
 
 def test_without_a_command_there_is_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    _run(monkeypatch=monkeypatch)
+    run_command(monkeypatch=monkeypatch)
     out = capsys.readouterr()
     assert "compare" in out.out + out.err
     assert "fastdarts: " not in out.out + out.err
 
 
 def test_doctor_in_both_forms(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert _run("doctor", monkeypatch=monkeypatch) == 0
+    assert run_command("doctor", monkeypatch=monkeypatch) == 0
     assert "reference" in capsys.readouterr().out
-    assert _run("doctor", "--json", monkeypatch=monkeypatch) == 0
+    assert run_command("doctor", "--json", monkeypatch=monkeypatch) == 0
     json.loads(capsys.readouterr().out)
 
 
@@ -358,7 +352,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
     arguments: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert _run(*arguments, monkeypatch=monkeypatch) == 2
+    assert run_command(*arguments, monkeypatch=monkeypatch) == 2
     out = capsys.readouterr()
     assert out.out == ""
     assert out.err.startswith("fastdarts: ")
@@ -371,7 +365,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
 def test_help_names_every_option_with_a_sentence(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert _run(command, "--help", monkeypatch=monkeypatch) == 0
+    assert run_command(command, "--help", monkeypatch=monkeypatch) == 0
     assert capsys.readouterr().out
     for parameter in typer.main.get_command(cli.app).commands[command].params:
         assert parameter.help or parameter.name == "help", parameter.name

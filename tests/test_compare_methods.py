@@ -8,7 +8,6 @@ import json
 import math
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -16,9 +15,9 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
+from command import run_command
 from scipy import stats
 
-from fastdarts import cli
 from fastdarts.errors import UserError
 from fastdarts.evaluate import compare_methods, compare_paired, methods_folder
 from fastdarts.evaluate.paired import bootstrap_interval, holm, signed_rank, t_interval, t_test
@@ -310,13 +309,6 @@ def test_the_plot_shows_every_method_and_seed() -> None:
     assert len(list(tree.iter("{http://www.w3.org/2000/svg}use"))) >= 5 * 7
 
 
-def _run(*arguments: str | Path, monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr(sys, "argv", ["fastdarts", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    return int(stop.value.code or 0)
-
-
 def test_the_command_prints_a_table_and_writes_a_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -324,7 +316,7 @@ def test_the_command_prints_a_table_and_writes_a_page(
     small = ["--search-set", "epochs=1", "--search-set", "channels=4", "--search-set", "batch_size=256"]
     small += ["--epochs", "1", "--channels", "4", "--space", "s2", "--device", "cpu", "--batch-size", "256"]
     small += ["--search-set", "darts-first:lr=0.05", "--seeds", "2"]
-    assert _run("compare", "--methods", "darts-first", *small, monkeypatch=monkeypatch) == 0
+    assert run_command("compare", "--methods", "darts-first", *small, monkeypatch=monkeypatch) == 0
     out = capsys.readouterr().out
     assert out.startswith("Method ") and "p (Wilcoxon, Holm)" in out
     folder = Path("runs/compare-methods-digits")
@@ -333,7 +325,7 @@ def test_the_command_prints_a_table_and_writes_a_page(
     assert (folder / "comparison-methods.svg").read_text().startswith("<svg")
     searched = RunFolder.open(folder / "searches" / "darts-first-seed1").config["config"]
     assert (searched["lr"], searched["space"], searched["epochs"]) == (0.05, "s2", 1)
-    assert _run("compare", "--methods", "darts-first", *small, "--json", monkeypatch=monkeypatch) == 0
+    assert run_command("compare", "--methods", "darts-first", *small, "--json", monkeypatch=monkeypatch) == 0
     result = json.loads(capsys.readouterr().out)
     assert (result["path"], result["seeds"]) == (str(folder), [0, 1])
 
@@ -358,6 +350,6 @@ def test_bad_input_is_one_line(
     arguments: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert _run("compare", *arguments, monkeypatch=monkeypatch) == 2
+    assert run_command("compare", *arguments, monkeypatch=monkeypatch) == 2
     assert told in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command import run_command
 
-from fastdarts import cli
 from fastdarts.cli.printing import print_json
 from fastdarts.errors import Diverged
 from fastdarts.evaluate import RetrainConfig, budget, compare, compare_methods, retrain, search_many
@@ -133,25 +133,18 @@ def test_processes_tell_of_divergence(tmp_path: Path) -> None:
     assert list(found["diverged"]) == ["wild"]
 
 
-def _run(*arguments: str | Path, monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr(sys, "argv", ["fastdarts", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    return int(stop.value.code or 0)
-
-
 def test_the_command_fails_and_prints_no_nan(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small = ["--epochs", "1", "--channels", "4", "--layers", "3", "--batch-size", "256", "--json"]
     wild = ["--set", "lr=1e6", "--set", "grad_clip=0"]
-    assert _run("retrain", "DARTS_V2", "--run", tmp_path / "a", *small, *wild, monkeypatch=monkeypatch) == 1
+    assert run_command("retrain", "DARTS_V2", "--run", tmp_path / "a", *small, *wild, monkeypatch=monkeypatch) == 1
     out = capsys.readouterr()
     assert out.out == "" and f"fastdarts: {tmp_path / 'a'} diverged: train loss is nan in epoch 1" in out.err
     # A search whose retraining diverges is a search all the same: what there is is printed, and it is no success.
     _diverging_retraining(monkeypatch)
     arguments = ["search", "--run", tmp_path / "b", *small, "--space", "s2", "--retrain-epochs", "1"]
-    assert _run(*arguments, monkeypatch=monkeypatch) == 1
+    assert run_command(*arguments, monkeypatch=monkeypatch) == 1
     out = capsys.readouterr()
     summary = json.loads(out.out)
     assert summary["diverged"] == {"retrain": "train loss is nan in epoch 1"} and "test_accuracy" not in summary

@@ -8,14 +8,13 @@ import runpy
 import shlex
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command import run_command
 from PIL import Image
 
-from fastdarts import cli
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,10 +35,7 @@ SMALLER = {
 
 def _run(command: str, monkeypatch: pytest.MonkeyPatch) -> int:
     options = next((more for start, more in SMALLER.items() if command.startswith(f"fastdarts {start}")), "")
-    monkeypatch.setattr(sys, "argv", ["fastdarts", *shlex.split(command)[1:], *options.split()])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    return int(stop.value.code or 0)
+    return run_command(*shlex.split(command)[1:], *options.split(), monkeypatch=monkeypatch)
 
 
 def _search_stopped(command: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,15 +7,14 @@ import json
 import os
 import resource
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command import run_command
 from report_runs import make_run
 
-from fastdarts import cli
 from fastdarts.errors import UserError
 from fastdarts.reading import conform, kind_of, parse_json, read_bytes, read_text
 from fastdarts.spaces import Space, space
@@ -23,13 +22,6 @@ from tests import tiny
 
 DIGITS = "9" * 5000
 DEEP = "[" * 100_000 + "]" * 100_000
-
-
-def run(*arguments: str, patch: pytest.MonkeyPatch) -> int:
-    patch.setattr(sys, "argv", ["fastdarts", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    return int(ended.value.code or 0)
 
 
 def one_line(text: str) -> None:
@@ -100,7 +92,7 @@ def test_nonsense_in_a_file(name: str, tmp_path: Path, monkeypatch: pytest.Monke
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for command in (["show", str(path)], ["plan", "--space", str(path)]):
-        assert run(*command, patch=monkeypatch) == 2
+        assert run_command(*command, monkeypatch=monkeypatch) == 2
         one_line(capfd.readouterr().err)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 150 << 10
 
@@ -125,7 +117,7 @@ def test_nonsense_in_a_configuration(
     config = unsealed(finished / "config.json")
     (config if (name, value) not in CONFIGS else config["config"])[name] = value
     (path / "config.json").write_text(json.dumps(config))
-    assert run("search", "--resume", str(path), patch=monkeypatch) == 2
+    assert run_command("search", "--resume", str(path), monkeypatch=monkeypatch) == 2
     one_line(capfd.readouterr().err)
 
 
@@ -171,7 +163,7 @@ def test_nonsense_on_the_command_line(
         for mark, place in places.items():
             word = word.replace(mark, str(place))
         words.append(word)
-    assert run(*words, patch=monkeypatch) == 2
+    assert run_command(*words, monkeypatch=monkeypatch) == 2
     one_line(capfd.readouterr().err)
     assert not (tmp_path / "runs").exists(), "nothing is written for what is refused"
 
@@ -179,7 +171,7 @@ def test_nonsense_on_the_command_line(
 def test_a_path_that_is_no_utf_8_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
     path = tmp_path / "caf\udce9"
     shutil.copytree(make_run(tmp_path / "run", epochs=1), path)
-    assert run("show", str(path), "--report", patch=monkeypatch) == 0
+    assert run_command("show", str(path), "--report", monkeypatch=monkeypatch) == 0
     out, _ = capfd.readouterr()
     assert "caf\\udce9" in out and (path / "report.html").stat().st_size > 0
 
@@ -205,7 +197,7 @@ def test_what_the_system_refuses_is_one_line(
     ):
         with monkeypatch.context() as patch:
             patch.setattr(os, call, fails)
-            ended = run(*command, patch=patch)
+            ended = run_command(*command, monkeypatch=patch)
         assert ended == 2 if call in ("scandir", "stat", "open") else ended in (0, 2)
         told = capfd.readouterr().err
         if ended == 2:

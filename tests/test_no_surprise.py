@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 import typer
+from command import run_command
 
-from fastdarts import cli
 from fastdarts.cli import agree
 from fastdarts.cli.plan import _bytes
 from fastdarts.cli.settings import plan_after, read_seeds
@@ -33,13 +33,6 @@ CIFAR = [
     Estimate("search", 1, 50, 195, 1.0, 10**9, 10**7),
     Estimate("network", 21, 600, 521, 0.45, 2 * 10**9, 10**9),
 ]
-
-
-def _run(*arguments: str | Path, monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr(sys, "argv", ["fastdarts", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    return int(stop.value.code or 0)
 
 
 class _Notes(Progress):
@@ -122,7 +115,7 @@ def test_a_search_says_what_follows_and_gives_the_trainings_their_size(
     options = ["--epochs", "1", "--channels", "4", "--layers", "3", "--batch-size", "256", "--space", "s2", "--json"]
     options += ["--retrain-epochs", "1", "--retrain-channels", "5", "--retrain-layers", "4"]
     options += ["--retrain-batch-size", "300", "--random-cells", "2"]
-    assert _run("search", "--run", tmp_path / "r", *options, monkeypatch=monkeypatch) == 0
+    assert run_command("search", "--run", tmp_path / "r", *options, monkeypatch=monkeypatch) == 0
     out = capsys.readouterr()
     assert "1 search for 1 epoch, about" in out.err and "3 networks to train for 1 epoch each, about" in out.err
     assert out.err.index("3 networks") < out.err.index("search (darts-first)"), "before anything begins"
@@ -137,13 +130,13 @@ def test_a_search_says_what_follows_and_gives_the_trainings_their_size(
     assert (target.search, target.name) == (None, "r-epoch-0000")
     assert target.comparisons() == tmp_path / "r" / "compare-epoch-0000"
     monkeypatch.chdir(epoch.parent)
-    assert _run("show", "0000.json", "--json", monkeypatch=monkeypatch) == 0
+    assert run_command("show", "0000.json", "--json", monkeypatch=monkeypatch) == 0
     assert json.loads(capsys.readouterr().out)["text"] == target.genotype.text()
     small = ["--epochs", "1", "--channels", "4", "--batch-size", "256", "--run", tmp_path / "e", "--json"]
-    assert _run("retrain", "0000.json", *small, monkeypatch=monkeypatch) == 0
+    assert run_command("retrain", "0000.json", *small, monkeypatch=monkeypatch) == 0
     out = capsys.readouterr()
     assert "1 network to train for 1 epoch, about" in out.err
-    assert _run("show", epoch, "--report", monkeypatch=monkeypatch) == 2
+    assert run_command("show", epoch, "--report", monkeypatch=monkeypatch) == 2
     assert "is no search" in capsys.readouterr().err
 
 
@@ -188,7 +181,7 @@ def test_a_budget_has_a_unit() -> None:
 def test_a_drawing_is_what_its_name_says(
     option: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert _run("show", "DARTS_V2", option, tmp_path / name, monkeypatch=monkeypatch) == 2
+    assert run_command("show", "DARTS_V2", option, tmp_path / name, monkeypatch=monkeypatch) == 2
     assert f"{option} {tmp_path / name}; expected a file named .{option[2:]}" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 

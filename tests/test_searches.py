@@ -6,15 +6,14 @@ import dataclasses
 import json
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 import torch
+from command import run_command
 
-from fastdarts import cli
 from fastdarts.cli.searches import _cells
 from fastdarts.data import split_levels
 from fastdarts.errors import UserError
@@ -167,13 +166,6 @@ TINY = ["--epochs", "1", "--channels", "4", "--layers", "3", "--device", "cpu", 
 TINY += ["--select-epochs", "1", "--retrain-epochs", "1"]
 
 
-def _run(*arguments: str | Path, monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr(sys, "argv", ["fastdarts", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    return int(stop.value.code or 0)
-
-
 @pytest.mark.parametrize("title", ["retrain weight", "retrain"])
 def test_the_command_ends_as_a_single_search_does_whenever_it_was_stopped(
     title: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -188,10 +180,10 @@ def test_the_command_ends_as_a_single_search_does_whenever_it_was_stopped(
 
     monkeypatch.setattr(LineProgress, "wants_step", stop)
     grid = ["--grid", "weight_decay=3e-4,9e-4"]
-    assert _run("search", "--run", tmp_path / "r", *TINY, *grid, monkeypatch=monkeypatch) == 130
+    assert run_command("search", "--run", tmp_path / "r", *TINY, *grid, monkeypatch=monkeypatch) == 130
     assert f"continue with: fastdarts search --resume {tmp_path / 'r'}\n" in capsys.readouterr().err
     monkeypatch.undo()
-    assert _run("search", "--resume", tmp_path / "r", "--json", monkeypatch=monkeypatch) == 0
+    assert run_command("search", "--resume", tmp_path / "r", "--json", monkeypatch=monkeypatch) == 0
     summary = json.loads(capsys.readouterr().out)
     assert summary["searches"] == 2 and 0.0 <= summary["test_accuracy"] <= 1.0
     best = tmp_path / "r" / "searches" / summary["best"]
@@ -202,7 +194,7 @@ def test_the_command_ends_as_a_single_search_does_whenever_it_was_stopped(
     assert (tmp_path / "r" / "genotype.svg").stat().st_size > 0
     if title == "retrain":
         # What a search's folder is good for, this one is too.
-        assert _run("show", tmp_path / "r", "--json", monkeypatch=monkeypatch) == 0
+        assert run_command("show", tmp_path / "r", "--json", monkeypatch=monkeypatch) == 0
         assert json.loads(capsys.readouterr().out)["text"] == summary["genotype"]
 
 
@@ -226,7 +218,7 @@ def test_bad_input_is_one_line(
     arguments: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert _run("search", *arguments, monkeypatch=monkeypatch) == 2
+    assert run_command("search", *arguments, monkeypatch=monkeypatch) == 2
     assert told in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 

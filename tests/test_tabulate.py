@@ -6,11 +6,11 @@ import dataclasses
 import json
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command import run_command
 
 from fastdarts import cli
 from fastdarts.data import split_levels
@@ -264,13 +264,6 @@ def test_mean_and_spread_by_hand() -> None:
     assert mean_and_spread([4.0]) == (4.0, 0.0)
 
 
-def _run(*arguments: str | Path, monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr(sys, "argv", ["fastdarts", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    return int(stop.value.code or 0)
-
-
 def test_help_names_every_option_with_a_sentence() -> None:
     import typer.main
 
@@ -283,15 +276,15 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     Path("few.json").write_text(json.dumps(FEW.to_json()), encoding="ascii")
     arguments = ["tabulate", "--space", "few.json", "--epochs", "1", "--channels", "2", "--batch-size", "256"]
     arguments += ["--seeds", "3,4", "--device", "cpu", "--output", "kept/truth.json", "--json"]
-    assert _run(*arguments, monkeypatch=monkeypatch) == 0
+    assert run_command(*arguments, monkeypatch=monkeypatch) == 0
     said = json.loads(capsys.readouterr().out)
     table = Table.read("kept/truth.json")
     assert table == Table.read("runs/tabulate-few-digits/table.json")
     assert (said["networks"], said["seeds"], said["table"]) == (4, [3, 4], "kept/truth.json")
     assert said["best"] == table.ranking[0].genotype.text()
-    assert _run(*arguments[:-1], monkeypatch=monkeypatch) == 0
+    assert run_command(*arguments[:-1], monkeypatch=monkeypatch) == 0
     assert "best_accuracy" in capsys.readouterr().out
-    assert _run("tabulate", monkeypatch=monkeypatch) == 2
+    assert run_command("tabulate", monkeypatch=monkeypatch) == 2
     assert "no space was named" in capsys.readouterr().err
-    assert _run("tabulate", "--space", "darts", monkeypatch=monkeypatch) == 2
+    assert run_command("tabulate", "--space", "darts", monkeypatch=monkeypatch) == 2
     assert "fastdarts: space darts has" in capsys.readouterr().err
