@@ -33,7 +33,7 @@ app = typer.Typer(
 )
 
 # typer 0.29 carries click inside itself and earlier ones import it; what both show is this class's ancestry.
-_USAGE_ERROR = next(each for each in typer.BadParameter.__mro__ if each.__name__ == "ClickException")
+_USAGE_ERROR: Any = next(each for each in typer.BadParameter.__mro__ if each.__name__ == "ClickException")
 
 
 def _print_version(asked: bool) -> None:

@@ -64,8 +64,8 @@ def _evaluate(
         path = evaluate.comparison_folder(folder.path / "compare", result.genotype, **arguments)
         comparison = evaluate.compare(result.genotype, path, **arguments, progress=progress)
         keep_comparison(folder, comparison)
-        trained = RunFolder.open(path / "trainings" / "found-seed0")
-        folder.write_json("retrain.json", trained.read_json("retrain.json"))
+        training = RunFolder.open(path / "trainings" / "found-seed0")
+        folder.write_json("retrain.json", training.read_json("retrain.json"))
         summary |= {"test_accuracy": comparison["found"]["mean"], "random_mean": comparison["random_mean"]}
         summary |= {"random_std": comparison["random_std"], "random_interval95": comparison["interval95"]}
         summary["beaten_by"] = comparison["beaten_by"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,8 +33,9 @@ def inherit_weights(derived: DerivedNetwork, searched: nn.Module) -> tuple[str, 
     Raises:
         UserError: for networks that do not fit, naming the first tensor, cell or edge that does not.
     """
-    cells = list(zip(derived.cells, searched.cells, strict=False))
-    kinds = [[bool(cell.reduction) for cell in network.cells] for network in (derived, searched)]
+    theirs: Any = searched.cells
+    cells: list[tuple[Any, Any]] = list(zip(derived.cells, theirs, strict=False))
+    kinds = [[bool(cell.reduction) for cell in each] for each in (derived.cells, theirs)]
     if kinds[0] != kinds[1]:
         raise UserError(
             f"a derived network of {len(kinds[0])} cells that reduces in {_places(kinds[0])}",

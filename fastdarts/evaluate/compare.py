@@ -71,7 +71,7 @@ def compare(
     told = {"differs": "another genotype, space, seed or budget", "expected": "the arguments that began it"}
     with continued(root, record, first, progress, **told) as folder, stoppable(root):
         results, diverged = _train(configs, folder.path / "trainings", sets, progress)
-        grouped = [[results.get(f"{name}-seed{seed}") for seed in seeds] for name in names]
+        grouped: list[list[Any]] = [[results.get(f"{name}-seed{seed}") for seed in seeds] for name in names]
         kept = [index for index, each in enumerate(grouped[1:]) if None not in each]
         if len(kept) < 2:
             raise Diverged(root, f"{random_cells - len(kept)} of {random_cells} random cells, and 2 are needed")

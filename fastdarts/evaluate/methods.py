@@ -80,7 +80,8 @@ class _Plan:
         later, and every search and training is held against its own record anyway."""
         record = {"kind": "compare-methods", "data": self.data, "space": self.space.to_json()}
         record |= {"search": self.shared, "training": budget(self.data, **self.training)}
-        return json.loads(json.dumps(record))
+        plain: dict[str, Any] = json.loads(json.dumps(record))
+        return plain
 
 
 def compare_methods(

@@ -159,7 +159,7 @@ def signed_rank(differences: Sequence[float]) -> float:
 
     nonzero = [each for each in differences if each]
     # Twice the ranks, since the mean of tied ranks may be a half. Rounded, so that ties are ties.
-    ranks = np.rint(2 * stats.rankdata(np.round(np.abs(nonzero), 12))).astype(int).tolist()
+    ranks: list[int] = np.rint(2 * stats.rankdata(np.round(np.abs(nonzero), 12))).astype(int).tolist()
     total = sum(ranks)
     # ways[w]: sets of signs with w as the sum of the positive ranks; Python's integers, since 2^n outgrows others.
     ways = [1] + [0] * total
@@ -168,7 +168,7 @@ def signed_rank(differences: Sequence[float]) -> float:
     observed = sum(rank for rank, each in zip(ranks, nonzero, strict=True) if each > 0)
     distance = abs(2 * observed - total)
     extreme = sum(count for w, count in enumerate(ways) if abs(2 * w - total) >= distance)
-    return extreme / 2 ** len(ranks)
+    return float(extreme / 2 ** len(ranks))
 
 
 def holm(chances: Sequence[float | None]) -> list[float | None]:

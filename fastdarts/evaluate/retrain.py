@@ -117,7 +117,8 @@ class RetrainConfig:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> RetrainConfig:
         """The configuration of a run folder; unknown and missing fields are refused."""
-        return config_from_json(cls, values)
+        config: RetrainConfig = config_from_json(cls, values)
+        return config
 
 
 # A minute or less per network on two cores; the head and drop-path are for 600 epochs, not for 15.
@@ -233,7 +234,7 @@ def retrain_once(
     if not begun(path):
         return retrain(config, path, sets=sets, progress=progress)
     if (path / "retrain.json").exists():
-        found = RunFolder.open(path).read_json("retrain.json", ("test_accuracy", "parameters", "text"))
+        found: dict[str, Any] = RunFolder.open(path).read_json("retrain.json", ("test_accuracy", "parameters", "text"))
         if found.get("epochs", config.epochs) != config.epochs:
             what = f"{path} was extended to {found['epochs']} epochs"
             raise UserError(what, f"a training of {config.epochs}, as the others", "name another folder (--run)")
@@ -323,8 +324,8 @@ class RetrainJob:
         self.title = name if name.startswith("retrain") else f"retrain {name}"
         with stoppable(folder.path):
             with reproducible(self.device, self.config.threads):
-                how = {"checkpoint": checkpoint, "extension": extension, "save_every": self.config.save_every}
-                run_job(self, folder, progress=progress, **how)
+                every = self.config.save_every
+                run_job(self, folder, progress=progress, checkpoint=checkpoint, extension=extension, save_every=every)
                 test = Batches(
                     self.test_set,
                     batch_size=self.config.batch_size,

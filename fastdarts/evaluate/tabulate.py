@@ -201,7 +201,8 @@ class Training(Task):
                 replace_file(self.path, (text + "\n").encode("ascii"))
         where, run = str(self.path), str(self.path.parent.parent)
         found = unsealed(read_json(self.path, follow=False), self._owner, self.path.name, where, run)
-        return conform(found, _RESULT, where)
+        checked: dict[str, Any] = conform(found, _RESULT, where)
+        return checked
 
     @property
     def _owner(self) -> str:

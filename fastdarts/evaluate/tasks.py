@@ -102,7 +102,8 @@ def search_once(
         search(config, path, **arguments, progress=progress, command=command)
     elif not (path / "result.json").exists():
         resume(path, train_set=train_set, progress=progress)
-    return RunFolder.open(path).read_json("result.json")
+    result: dict[str, Any] = RunFolder.open(path).read_json("result.json")
+    return result
 
 
 def run_tasks(tasks: Sequence[Task], *, jobs: int = 1, progress: Progress | None = None) -> list[dict[str, Any]]:

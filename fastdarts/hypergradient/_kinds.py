@@ -146,7 +146,7 @@ def _central_difference(problem: Problem, wanted: list[Tensor], direction: list[
 def _norm(tensors: list[Tensor]) -> float:
     """Euclidean norm of all tensors as one vector, accumulated in float64, with one wait for the device."""
     norms = torch._foreach_norm(tensors, 2, torch.float64)
-    return torch.linalg.vector_norm(torch.stack([each.to(norms[0].device) for each in norms])).item()
+    return float(torch.linalg.vector_norm(torch.stack([each.to(norms[0].device) for each in norms])).item())
 
 
 def slope_of(loss: Tensor, weights: list[Tensor]) -> list[Tensor]:

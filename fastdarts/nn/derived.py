@@ -85,7 +85,7 @@ class DerivedCell(StackedCell):
         return torch.cat([states[node] for node in self.genotype.concat], dim=1)
 
     def _path(self, op: nn.Module, state: Tensor, drop_path_prob: float) -> Tensor:
-        out = op(state)
+        out: Tensor = op(state)
         if self.training and not isinstance(op, Identity):
             out = reference.drop_path(out, drop_path_prob)
         return out
@@ -128,7 +128,8 @@ class _AuxiliaryHead(nn.Module):
                 f"{type(self).__name__}: a batch of {len(x)} in training",
                 f"at least {self.least_batch}, since its last map is 1x1 and batch norm needs two values a channel",
             )
-        return self.classifier(self.features(x).flatten(1))
+        logits: Tensor = self.classifier(self.features(x).flatten(1))
+        return logits
 
 
 class AuxiliaryHeadCIFAR(_AuxiliaryHead):

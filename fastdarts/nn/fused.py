@@ -31,6 +31,7 @@ from fastdarts.nn.survey import Edges, Found, Frame, Place, Survey, look
 from fastdarts.nn.watch import Settings, Watch
 from fastdarts.ops.cell import cell as fused_cell
 from fastdarts.ops.cell import on_reference
+from fastdarts.ops.constant import constant_when_compiled
 from fastdarts.ops.maps import keep_if_captured, stored_dtypes
 from fastdarts.ops.preprocess import preprocess as fused_preprocess
 from fastdarts.plan import MEMORY
@@ -278,36 +279,36 @@ def _rows(stack: Stack, places: Sequence[int]) -> tuple[tuple[Tensor, Tensor, Te
 
 def constant(values: tuple[Any, ...], device: torch.device) -> Tensor:
     """Numbers on a device: made once, since a copy from the host in every step is what a CUDA graph cannot hold."""
-    found = _constant(values, device)
+    found: Tensor = _constant(values, device)
     keep_if_captured(found, device)
     return found
 
 
 # torch.compile takes what these give as a constant: it cannot trace a cache, a log, or the look at hundreds of modules.
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 @functools.lru_cache(maxsize=1024)
 def _constant(values: tuple[Any, ...], device: torch.device) -> Tensor:
     return torch.tensor(values, device=device)
 
 
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def _survey(number: int) -> Survey:
     layer = _LAYERS[number]
     return layer._engine.found(layer).survey
 
 
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def _preprocessing(number: int, name: str) -> tuple[tuple[str, ...], str, Settings] | None:
     layer = _LAYERS[number]
     return layer._engine.before(layer, name)
 
 
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def _outside() -> str:
     return "a tracer" if torch.jit.is_tracing() else elsewhere()
 
 
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def _tell(line: str) -> None:
     _say(line)
 

@@ -100,7 +100,7 @@ def elsewhere() -> str:
 
 def never_inside(hook: Callable[..., Any]) -> Callable[..., Any]:
     """Mark a global hook of fastdarts' own for which it is enough to see cells, without what is inside them."""
-    hook._fastdarts_never_inside = True  # type: ignore[attr-defined]
+    hook._fastdarts_never_inside = True  # type: ignore[attr-defined]  # that is the mark
     return hook
 
 

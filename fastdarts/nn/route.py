@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-import torch
-
+from fastdarts.ops.constant import constant_when_compiled
 from fastdarts.plan import CellPlan, EdgePlan, Norm, Parameter
 
 __all__ = ["Active", "Handed", "Route", "route", "segments"]
@@ -61,7 +60,7 @@ class Route:
 
 
 # torch.compile asks once and takes the answer as a constant. It looks through a cache's mark: each is a function apart.
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def route(whole: str, active: Active = None, nodes: tuple[int, ...] | None = None) -> Route:
     """The way of some candidates into some nodes.
 
@@ -124,7 +123,7 @@ def _places(chosen: CellPlan, whole: CellPlan, what: str) -> tuple[int, ...]:
     return tuple(place[name] for name in named(chosen))
 
 
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def segments(whole: str, called: tuple[int, ...], active: Active = None) -> tuple[tuple[int, ...], ...]:
     """The nodes of a cell in runs that one call can compute, one run after the other.
 

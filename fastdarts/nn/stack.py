@@ -252,10 +252,11 @@ class _Stacked(nn.Module):
 class _Piece(Tensor):
     """A weight that is a part of a stack: `weight.data = values` writes them there."""
 
+    # A function of C where torch declares a method.
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @property
-    def data(self) -> Tensor:  # type: ignore[override]
+    def data(self) -> Tensor:
         """The weight without its history."""
         return self.detach().as_subclass(Tensor)
 
@@ -274,7 +275,7 @@ class StackedConv2d(_Stacked, nn.Conv2d):
     _names = ("weight",)
 
     @property
-    def weight(self) -> Tensor:  # type: ignore[override]
+    def weight(self) -> Tensor:  # type: ignore[override]  # an attribute in torch
         """[C_out, C_in / groups, k, k]; gradients reach the stack's parameter."""
         weight = self._part.stack.kernel(self._part.place)
         return weight if torch.compiler.is_compiling() else weight.as_subclass(_Piece)
@@ -289,17 +290,17 @@ class StackedNorm(_Stacked, nn.BatchNorm2d):
     _names = _STATISTICS
 
     @property
-    def running_mean(self) -> Tensor:  # type: ignore[override]
+    def running_mean(self) -> Tensor:  # type: ignore[override]  # an attribute in torch
         """[C'], written in place."""
         return self._row("running_mean")
 
     @property
-    def running_var(self) -> Tensor:  # type: ignore[override]
+    def running_var(self) -> Tensor:  # type: ignore[override]  # an attribute in torch
         """[C'], written in place."""
         return self._row("running_var")
 
     @property
-    def num_batches_tracked(self) -> Tensor:  # type: ignore[override]
+    def num_batches_tracked(self) -> Tensor:  # type: ignore[override]  # an attribute in torch
         """A scalar, int64, written in place."""
         return self._row("num_batches_tracked")
 

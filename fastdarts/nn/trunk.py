@@ -144,7 +144,8 @@ class Trunk(nn.Module):
         pooled = self.global_pooling(features).flatten(1)
         if dropout and self.training:
             pooled = F.dropout(pooled, dropout)
-        return self.classifier(pooled)
+        logits: Tensor = self.classifier(pooled)
+        return logits
 
 
 def check_trunk(*, channels: int, layers: int, classes: int, in_channels: int, stem: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -162,7 +164,7 @@ class Backward:
         if not self.training:
             return torch.stack([scale, *[torch.zeros_like(scale)] * 2])
         pixels = g.shape[0] * g.shape[2] * g.shape[3]
-        gradient = self.work.engine.coefficients.gradient
+        gradient: Callable[..., Tensor] = self.work.engine.coefficients.gradient
         return gradient(scale, rstd, mean, total, products, pixels=pixels, stored=stored)
 
     def _values(self, call: Call) -> list[Tensor] | None:

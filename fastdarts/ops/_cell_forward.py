@@ -101,12 +101,16 @@ class Work:
 
     def rows(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """mean and rstd [K, C'] of some norms."""
-        return self.engine.coefficients.rows(*self.statistics.known_so_far(), index, self.statistics.eps)
+        known = self.statistics.known_so_far()
+        found: tuple[Tensor, Tensor] = self.engine.coefficients.rows(*known, index, self.statistics.eps)
+        return found
 
     def mixing(self, node: Node) -> tuple[Tensor, Tensor, Tensor]:
         """scale = weight * rstd, mean and rstd [rows, C'] of a node."""
         given = (*self.statistics.known_so_far(), node.norms, self.weights, node.weights)
-        return self.engine.coefficients.mixing(*given, self.statistics.eps)
+        mixing = self.engine.coefficients.mixing
+        found: tuple[Tensor, Tensor, Tensor] = mixing(*given, self.statistics.eps)
+        return found
 
     def free(self, rows: Tensor, node: Node) -> Tensor:
         """The rows of a node's in-edges themselves, [E, 3, C']: skip, max pool, average pool."""

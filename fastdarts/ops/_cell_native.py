@@ -56,8 +56,11 @@ class _Maker:
         self.core = core
 
     def program(self, program: Program) -> Any:
-        plan, values, nodes, order = program.plan, [], [], []
+        plan = program.plan
         numbers: dict[int, int] = {}
+        values: list[Any] = []
+        nodes: list[Any] = []
+        order: list[tuple[bool, int]] = []
         for stage in program.forward:
             if isinstance(stage, Node):
                 order.append((True, len(nodes)))

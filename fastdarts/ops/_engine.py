@@ -73,4 +73,4 @@ def launchers(op: str, backend: str) -> ModuleType:
 
 def tf32_allowed() -> bool:
     """Whether matrix products of float32 may round their factors to TF32: torch's own switch, off unless set."""
-    return torch.backends.cuda.matmul.fp32_precision == "tf32"
+    return bool(torch.backends.cuda.matmul.fp32_precision == "tf32")

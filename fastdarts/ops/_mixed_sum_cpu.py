@@ -121,12 +121,8 @@ def reduce(
     n, channels, height, width = g.shape
     mixed, count = channels // partial, len(edges)
     unshuffled = g if partial == 1 else maps.empty_maps(n, channels, height, width, like=g)
-    sums = {
-        "total": _sums(g, mixed),
-        "products": _sums(g, len(ys), mixed),
-        "free": _sums(g, count, 3, mixed),
-        "bypass": None if partial == 1 else _sums(g, count),
-    }
+    total, products, free = _sums(g, mixed), _sums(g, len(ys), mixed), _sums(g, count, 3, mixed)
+    bypass = None if partial == 1 else _sums(g, count)
     ys = [_dense(y) for y in ys]
     kept = [_coefficients(each) for each in (mean, rstd, pool_mean, pool_rstd)]
     names = ("mean", "rstd", "pool_mean", "pool_rstd")
@@ -140,9 +136,12 @@ def reduce(
         g_pixel=maps.pixel_stride(g),
         unshuffled=_address(unshuffled),
         **dict(zip(names, map(_address, kept), strict=True)),
-        **{name: _address(each) for name, each in sums.items()},
+        total=_address(total),
+        products=_address(products),
+        free=_address(free),
+        bypass=_address(bypass),
     )
-    return Reduced(unshuffled, **sums)  # type: ignore[arg-type]
+    return Reduced(unshuffled, total, products, free, bypass)
 
 
 def backward(

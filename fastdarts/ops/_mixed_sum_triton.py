@@ -6,7 +6,7 @@ Maps on cuda, on meta (the same is allocated, nothing launched), or on the CPU w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import triton
@@ -20,6 +20,8 @@ from fastdarts.ops import maps
 from fastdarts.ops._mixed_sum_cpu import Edge, Reduced
 
 __all__ = ["Edge", "Reduced", "backward", "forward", "pool_moments", "reduce"]
+
+_Given = TypeVar("_Given", Tensor, Tensor | None)
 
 _WARPS = 4
 _VECTOR = 16  # bytes that a thread loads at once
@@ -52,7 +54,8 @@ def forward(
     n, channels, height, width = out.shape
     mixed = channels // partial
     ys = [_dense(y) for y in ys]
-    scale, mean, bias, free, pool_mean, bypass = map(_coefficients, (scale, mean, bias, free, pool_mean, bypass))
+    scale, free = map(_coefficients, (scale, free))
+    mean, bias, pool_mean, bypass = map(_coefficients, (mean, bias, pool_mean, bypass))
     if out.is_meta:
         return
     pixels = [maps.pixel_stride(x) for x in sources]
@@ -184,7 +187,8 @@ def backward(
     """Add a node's gradient to those of its sources: see `_mixed_sum_cpu.backward`."""
     n, channels, height, width = g.shape
     mixed = channels // partial
-    alpha, beta, gamma, pool_mean, bypass = map(_coefficients, (alpha, beta, gamma, pool_mean, bypass))
+    alpha, beta, gamma = map(_coefficients, (alpha, beta, gamma))
+    pool_mean, bypass = map(_coefficients, (pool_mean, bypass))
     if g.is_meta:
         return
     geometry = [_geometry(x, edge, height, width) for x, edge in zip(sources, edges, strict=True)]
@@ -331,7 +335,7 @@ def _sums(like: Tensor, *shape: int) -> Tensor:
     return maps.empty(*shape, dtype=torch.float64, device=like.device)
 
 
-def _coefficients(tensor: Tensor | None) -> Tensor | None:
+def _coefficients(tensor: _Given) -> _Given:
     return None if tensor is None else tensor.detach().to(torch.float64).contiguous()
 
 

@@ -115,7 +115,8 @@ class Call(Arguments, ABC):
 
     def function(self, core: ModuleType, name: str) -> Callable[..., Any]:
         """A native function for the sources' dtype."""
-        return getattr(core, f"{name}_{dtype_name(self.dtype)}")
+        found: Callable[..., Any] = getattr(core, f"{name}_{dtype_name(self.dtype)}")
+        return found
 
     def forward(self, moments: bool) -> tuple[list[Tensor], Tensor | None, Tensor | None]:
         """Launch the forward kernel and return what the launchers do."""

@@ -91,7 +91,8 @@ def backward(
 class _CpuCall(Call):
     def scratch(self, which: str, sizes: dict[str, Any], weights: bool | None) -> int:
         asked = {"weights": weights} if which == "backward" else {}
-        return self.function(_core(), f"stencil_{which}_scratch")(**sizes, **asked, threads=torch.get_num_threads())
+        count = self.function(_core(), f"stencil_{which}_scratch")
+        return int(count(**sizes, **asked, threads=torch.get_num_threads()))
 
     def call(self, which: str, **arguments: Any) -> None:
         self.function(_core(), f"stencil_{which}")(**arguments, threads=torch.get_num_threads())

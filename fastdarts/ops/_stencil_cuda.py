@@ -69,7 +69,7 @@ class _CudaCall(Call):
         if self.dtype not in _DTYPES:
             raise TypeError(f"stencil: a source is {self.dtype}; expected float32, bfloat16 or float16 on backend cuda")
         asked = {} if which == "forward" else {"weights": weights, "normalised": self.statistics[0] is not None}
-        return self.function(core(), f"cuda_stencil_{which}_scratch")(**sizes, **asked)
+        return int(self.function(core(), f"cuda_stencil_{which}_scratch")(**sizes, **asked))
 
     def call(self, which: str, **arguments: Any) -> None:
         index, stream = 0, 0

@@ -212,7 +212,7 @@ class _Call(Arguments):
     @property
     def pieces(self) -> int:
         """Programs that share the outputs of the pointwise convolution."""
-        return triton.cdiv(self.channels, self.channels if self.blocks.rest else self.blocks.wide)
+        return int(triton.cdiv(self.channels, self.channels if self.blocks.rest else self.blocks.wide))
 
     @property
     def taps(self) -> int:
@@ -271,7 +271,7 @@ class _Call(Arguments):
 
 def _bucket(count: int) -> int:
     """Tuples have one of a few lengths: a kernel is compiled for each."""
-    return max(4, triton.next_power_of_2(count))
+    return max(4, int(triton.next_power_of_2(count)))
 
 
 def _padded(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:

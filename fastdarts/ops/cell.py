@@ -14,6 +14,7 @@ from fastdarts._backend import backend_for
 from fastdarts.ops import _cell_cpu, _cell_launched, maps
 from fastdarts.ops._cell_given import Asked, Given
 from fastdarts.ops._engine import computing
+from fastdarts.ops.constant import constant_when_compiled
 from fastdarts.plan import MEMORY, CellPlan, kept_rows
 from fastdarts.reference.cell import cell as _reference
 
@@ -107,8 +108,8 @@ def cell(
     if on_reference(sources[0].device.type):
         given.check()
         decoded = CellPlan.decode(plan) if isinstance(plan, str) else plan
-        options = {"bypass": bypass, "noise": noise, "mean": mean, "var": var, "eps": eps}
-        return _reference(sources, weights, given.kernels(), decoded, **options)
+        kernels = given.kernels()
+        return _reference(sources, weights, kernels, decoded, bypass=bypass, noise=noise, mean=mean, var=var, eps=eps)
     if memory in MEMORY and not _any_gradient(*sources, *parameters, *noise, weights, bypass):
         given = given._replace(memory="lean")
     maps.count_flops()
@@ -122,7 +123,7 @@ def _any_gradient(*tensors: Tensor | None) -> bool:
 
 
 # torch.compile asks once and takes the answer as a constant: neither a context variable nor a cache can be traced.
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def on_reference(device: str) -> bool:
     """Whether cells on a device of this type are computed in plain torch, by the backend in force."""
     return backend_for("cell", device) == "reference"

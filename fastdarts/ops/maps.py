@@ -19,6 +19,7 @@ from torch import Tensor
 from fastdarts._backend import backend_for
 from fastdarts.errors import UserError
 from fastdarts.ops._checks import dtype_name
+from fastdarts.ops.constant import constant_when_compiled
 
 __all__ = [
     "MOST_ELEMENTS",
@@ -39,7 +40,8 @@ __all__ = [
     "zeros_maps",
 ]
 
-_P, _R = ParamSpec("_P"), TypeVar("_R")
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 _CAPTURED: list[object] = []
 _STORED = (torch.float32, torch.bfloat16, torch.float64)
 
@@ -103,7 +105,7 @@ def arithmetic(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-@torch.compiler.assume_constant_result  # dynamo cannot trace a ContextVar; a compiled function keeps its backend
+@constant_when_compiled  # dynamo cannot trace a ContextVar; a compiled function keeps its backend
 def stored_dtypes(op: str, device: str) -> tuple[torch.dtype, ...]:
     """What an op's maps may be stored as on a device of this type: float16 too where the GPU's kernels run."""
     return (*_STORED[:2], torch.float16, torch.float64) if backend_for(op, device) in ("triton", "cuda") else _STORED

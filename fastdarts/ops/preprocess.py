@@ -14,6 +14,7 @@ from fastdarts.ops import maps
 from fastdarts.ops._checks import dtype_name, require_tensors
 from fastdarts.ops._engine import computing, launchers
 from fastdarts.ops._preprocess_cpu import empty_as, maps_out, outputs_of, statistics
+from fastdarts.ops.constant import constant_when_compiled
 from fastdarts.reference.preprocess import preprocess as _reference
 
 __all__ = ["preprocess"]
@@ -57,7 +58,7 @@ def preprocess(
 preprocess.__doc__ = _reference.__doc__
 
 
-@torch.compiler.assume_constant_result  # dynamo cannot trace a ContextVar; a compiled function keeps its backend
+@constant_when_compiled  # dynamo cannot trace a ContextVar; a compiled function keeps its backend
 def _backend(device: str) -> str:
     return backend_for("preprocess", device)
 

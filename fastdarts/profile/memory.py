@@ -46,4 +46,5 @@ def kept_bytes(forward: Callable[[], Tensor], given: Iterable[Tensor] = ()) -> i
 
 
 def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
+    address: int = tensor.untyped_storage()._cdata
+    return address

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from fastdarts.profile.tracker import Tracker
@@ -35,7 +36,7 @@ class ReplayTracker(Tracker):
 
     def run(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         # What only writes to its arguments has nothing to make again.
-        if getattr(func, "namespace", "") != "fastdarts" or not func._schema.returns:
+        if not isinstance(func, OpOverload) or func.namespace != "fastdarts" or not func._schema.returns:
             return func(*args, **kwargs)
         leaves, spec = tree_flatten((args, kwargs))
         key = (func, spec, tuple(_layout(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves))

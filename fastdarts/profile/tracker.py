@@ -111,4 +111,5 @@ def _as_on_cpu(func: Callable[..., Any], args: tuple[Any, ...], result: Any) -> 
 
 
 def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
+    address: int = tensor.untyped_storage()._cdata
+    return address

@@ -42,7 +42,7 @@ def sgd_(
 
     Source: torch.nn.utils.clip_grad_norm_ and torch.optim.SGD; quark0/darts `train_search.train`.
     """
-    norm = torch.linalg.vector_norm(gradient, dtype=torch.float64)
+    norm: Tensor = torch.linalg.vector_norm(gradient, dtype=torch.float64)
     if grad_clip:
         gradient = gradient * (grad_clip / (norm + 1e-6)).clamp(max=1.0)
     momentum.mul_(momentum_factor).add_(gradient.add(weights, alpha=weight_decay))

@@ -96,7 +96,7 @@ def _settings(folder: RunFolder, kind: str) -> Mapping[str, Any]:
         return settings
     if kind == "compare":
         trainings = folder.config.get("trainings")
-        first = next(iter(trainings.values()), {}) if isinstance(trainings, Mapping) else {}
+        first: object = next(iter(trainings.values()), {}) if isinstance(trainings, Mapping) else {}
         return first if isinstance(first, Mapping) else {}
     return folder.config
 

@@ -7,13 +7,15 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fastdarts.errors import UserError
 from fastdarts.runs import RunFolder
 from fastdarts.spaces import Genotype, GenotypeError
 
 __all__ = ["RunRecords", "cost", "heaviest", "number", "read_comparisons", "read_run"]
+
+_Comparison = TypeVar("_Comparison", bound=Mapping[str, Any])
 
 # More points than this make no line clearer, but the page heavier.
 _MOST_EPOCH_FILES = 120
@@ -96,7 +98,8 @@ def read_run(path: str | os.PathLike[str]) -> RunRecords:
     epochs = {record["epoch"]: record for record in records if record.get("kind") == "epoch" and "epoch" in record}
     files = _epoch_files(folder, notes)
     genotype, genotype_epoch = _genotype(folder, files, notes)
-    comparison, *others = read_comparisons(folder, notes) or [None]
+    comparisons = read_comparisons(folder, notes)
+    comparison = comparisons[0] if comparisons else None
     return RunRecords(
         folder.path.resolve(),
         folder.config,
@@ -110,7 +113,7 @@ def read_run(path: str | os.PathLike[str]) -> RunRecords:
         _json(folder, "result.json", (), notes),
         _json(folder, "retrain.json", ("test_accuracy",), notes),
         comparison,
-        [each for each in others if each is not None],
+        comparisons[1:],
         notes,
     )
 
@@ -146,7 +149,7 @@ def cost(budget: object) -> float:
     return 0.0 if math.isnan(total) else total
 
 
-def heaviest(comparisons: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def heaviest(comparisons: Sequence[_Comparison]) -> list[_Comparison]:
     """Comparisons by what each training cost, then by the number of trainings, the largest first; of equals the newest.
 
     The first one heads the report, so that a quick comparison never takes the place of a thorough one.

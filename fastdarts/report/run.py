@@ -46,8 +46,8 @@ def plot_run(run: str | os.PathLike[str], what: str = "cells", path: str | os.Pa
         drawing = Drawing(draw_svg(records.genotype))
     elif what == "curves":
         start = records.settings.get("arch_start_epoch", 0)
-        marks = {"events": events(records.epochs), "arch_start_epoch": start if isinstance(start, int) else 0}
-        drawing = Drawing(plot_curves(records.epochs, **marks))
+        start = start if isinstance(start, int) else 0
+        drawing = Drawing(plot_curves(records.epochs, events=events(records.epochs), arch_start_epoch=start))
     else:
         drawing = Drawing(plot_counts(records.epochs, events=events(records.epochs)))
     if path is not None:

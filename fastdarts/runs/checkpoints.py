@@ -199,7 +199,8 @@ def _header(path: Path) -> dict[str, Any]:
     if seal != digest(header):
         raise CheckpointError(f"{path} is damaged: its content does not match its seal")
     try:
-        return conform(header, _SCHEMA, str(path))
+        checked: dict[str, Any] = conform(header, _SCHEMA, str(path))
+        return checked
     except UserError as error:
         raise CheckpointError(error.what, error.expected) from error
 

@@ -193,7 +193,8 @@ class SearchConfig:
         if isinstance(values.get("options"), Mapping):
             options = values["options"].items()
             values["options"] = {name: tuple(value) if isinstance(value, list) else value for name, value in options}
-        return config_from_json(cls, values)
+        config: SearchConfig = config_from_json(cls, values)
+        return config
 
 
 def config_from_json(cls: type, values: Mapping[str, Any]) -> Any:

@@ -30,9 +30,8 @@ __all__ = [
 class _Placed(Protocol):
     """What every configuration says of where it runs."""
 
-    device: str
-    backend: str
-    threads: int
+    @property
+    def backend(self) -> str: ...
 
 
 _Config = TypeVar("_Config", bound=_Placed)

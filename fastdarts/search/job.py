@@ -90,7 +90,7 @@ class SearchResult:
     @classmethod
     def from_json(cls, values: Mapping[str, Any], path: Path) -> SearchResult:
         """Inverse of :meth:`to_json`; the run folder is where it lies now."""
-        needed = {each.name: values.get(each.name) for each in fields(cls)}
+        needed: dict[str, Any] = {each.name: values.get(each.name) for each in fields(cls)}
         missing = [name for name, value in needed.items() if value is None]
         if missing:
             raise UserError(f"{path / 'result.json'} has no {missing[0]}", "what a finished search writes")
@@ -177,8 +177,8 @@ class SearchJob:
                 self._connect()
                 for line in self._foreseen if checkpoint is None else ():
                     progress.note(line)
-                how = {"checkpoint": checkpoint, "extension": extension, "save_every": self.config.save_every}
-                run_job(self, folder, progress=progress, **how)
+                every = self.config.save_every
+                run_job(self, folder, progress=progress, checkpoint=checkpoint, extension=extension, save_every=every)
                 result = self._result(folder)
                 folder.hparams(self.config.to_json(), ("valid_accuracy", "test_accuracy"))
             folder.write_json("genotype.json", result.genotype.to_json())

@@ -95,6 +95,7 @@ def resume(
         config = back.config
         job = SearchJob(config, _train_set(config, train_set), Space.from_json(folder.config.get("space")))
         if back.extension is not None:
+            assert back.checkpoint is not None, "an extension goes on from a checkpoint"
             job.check_extension(back.checkpoint)
         return job.run(folder, progress, back.checkpoint, back.extension)
 

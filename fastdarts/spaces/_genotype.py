@@ -254,7 +254,7 @@ class Genotype:
         return {"format": FORMAT, "cells": cells}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Genotype:
+    def from_json(cls, data: object) -> Genotype:
         """Rebuild a genotype from :meth:`to_json`.
 
         Raises:

@@ -304,7 +304,7 @@ class Space:
         }
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Space:
+    def from_json(cls, data: object) -> Space:
         """Rebuild a space from :meth:`to_json`.
 
         Raises:
