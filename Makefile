@@ -25,7 +25,7 @@ DEVICE_PYTHON ?= python3.12
 JOBS ?= $(shell nproc)
 CALLS ?= A B
 
-.PHONY: search test test-all test-machines mutants paper bench sanitize wheel device-kit device-dry clean
+.PHONY: search lint test test-all test-machines mutants paper bench sanitize wheel device-kit device-dry clean
 
 # Five random cells show whether the search did poorly. That it beat chance only 19 or more can show (four times the time):
 #   make search ARGS="--random-cells 19"
@@ -40,6 +40,12 @@ PYTEST := OMP_NUM_THREADS=1 GOMP_SPINCOUNT=1000 PYTHONOPTIMIZE= \
 
 test: $(VENV)/ready $(GPU_TRITON)
 	$(PYTEST) $(ARGS)
+
+# Seconds on an idle machine; `pre-commit install` in .venv has git run the same before each commit.
+lint: $(VENV)/dev
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
 
 # The long campaigns too, and which lines no test runs: an hour and more. Counting lines doubles what interpreted kernels take.
 test-all: $(VENV)/ready $(GPU_TRITON)
@@ -94,6 +100,12 @@ $(VENV)/ready: pyproject.toml setup.py fastdarts/__init__.py $(shell find csrc -
 	$(PIP) install --quiet --no-compile "setuptools>=68" wheel "pybind11>=2.12" "ninja>=1.10"
 	$(PIP) install --quiet --no-compile --no-deps $(TORCH_INDEX) "$(TORCH)"
 	$(PIP) install --quiet --no-compile --no-build-isolation -e ".[test]"
+	@touch $@
+
+# The extra's own packages: to install `.[dev]` would compile the core again.
+$(VENV)/dev: $(VENV)/ready
+	$(PIP) install --quiet --no-compile $$($(BIN)/python -c 'from importlib.metadata import requires; \
+		print(*(each.split(";")[0] for each in requires("fastdarts") if "== \"dev\"" in each))')
 	@touch $@
 
 # 200 MB; without a network its tests say that they are skipped, and a later call tries again.
