@@ -20,7 +20,9 @@ from fastdarts import _backend
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
     if importlib.util.find_spec("triton"):
-        importlib.import_module("interpreted").interpret_as_compiled()
+        interpreted = importlib.import_module("interpreted")
+        interpreted.interpret_as_compiled()
+        interpreted.interpret_in_less_time()
 
 settings.register_profile("fastdarts", derandomize=True, deadline=None, max_examples=50)
 settings.load_profile("fastdarts")
