@@ -1,4 +1,4 @@
-"""Triton's interpreter as the tests need it: what a GPU computes, in less time. Before the first kernel of a process runs."""
+"""Triton's interpreter as the tests need it: what a GPU computes, in less time. Before a process' first kernel runs."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ EXACT = {"add": np.add, "sub": np.subtract, "mul": np.multiply}
 
 
 def assert_no_overflow(left: Any, right: Any, operation: Any) -> None:
-    """Triton's check of integers narrower than int64, in three calls of numpy instead of seven of its own operations."""
+    """Triton's check of integers narrower than int64, in three calls of numpy instead of its own seven operations."""
     kind = left.type.scalar
     if kind.int_bitwidth < 64:
         exact = EXACT[operation.__name__](left.handle.data, right.handle.data, dtype=np.int64)
@@ -94,6 +94,17 @@ def interpret_in_less_time() -> None:
         scalar = kind.element_ty if isinstance(kind, tl.block_type) else kind
         return address if isinstance(scalar, tl.pointer_type) else table(scalar)
 
+    blocks: dict[tuple[str, tuple[int, ...]], Any] = {}
+
+    def block_type(kind: Any, shape: Any) -> Any:
+        """One object for all blocks of a type, whose name takes a while to put together."""
+        key = f"{type(kind).__name__} {kind.name}", tuple(shape)
+        if key not in blocks:
+            blocks[key] = tl.block_type(kind, shape)
+        return blocks[key]
+
     interpreter._get_np_dtype = numpy_dtype
+    interpreter.InterpreterBuilder.get_block_ty = lambda self, kind, shape: block_type(kind, shape)
+    tl.block_type.with_element_ty = lambda self, kind: block_type(kind, self.shape)
     interpreter._patch_lang = Patched(interpreter._patch_lang)
     interpreter.interpreter_semantic.binary_op_sanitize_overflow_impl = assert_no_overflow

@@ -33,7 +33,8 @@ def changed(p_x, p_y, value, OPERATION: tl.constexpr):
 
 
 @pytest.mark.parametrize(
-    ("operation", "value", "limit"), [("add", 1, 2**31 - 1), ("sub", 1, -(2**31)), ("mul", 2, 2**30), ("mul", -3, 2**30)]
+    ("operation", "value", "limit"),
+    [("add", 1, 2**31 - 1), ("sub", 1, -(2**31)), ("mul", 2, 2**30), ("mul", -3, 2**30)],
 )
 def test_an_integer_that_overflows_is_an_error(operation: str, value: int, limit: int) -> None:
     x = torch.tensor([0, 1, 2, limit])
