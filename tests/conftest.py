@@ -34,8 +34,9 @@ MACHINE = dict(each.split("=") for each in os.environ.get("FASTDARTS_TEST_MACHIN
 
 # They take longest and so begin first: whichever process got one of them at the end would run alone.
 SLOWEST = (
-    *("cell_gpu", "paper", "nn_edits", "packaging", "search_methods", "mixed_sum_triton", "preprocess_triton", "cli"),
-    *("search_graph", "stencil_triton", "bench_gpu", "device_call", "stencil_cuda", "nn_fused_wrappers", "search_loop"),
+    *("paper", "stencil_cuda", "nn_edits", "cell_gpu", "search_methods", "bench_gpu", "cli", "search_graph"),
+    *("compare_methods", "device_call", "preprocess_triton", "nn_fused", "nn_fused_wrappers", "mixed_sum_triton"),
+    *("searches", "report_collapse", "packaging", "stencil_triton", "search_loop"),
 )
 
 

@@ -21,26 +21,31 @@ from fastdarts import cli
 
 TINY = ["--epochs", "1", "--channels", "4", "--layers", "3", "--device", "cpu", "--set", "batch_size=256"]
 TINY += ["--space", "s2"]
-# A training of its genotype in as few steps.
 BRIEF = ["--retrain-batch-size", "256", "--retrain-channels", "4"]
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def least(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A search of the least space: five edges to search, train and draw instead of fourteen."""
+    path = tmp_path_factory.mktemp("space") / "tiny.json"
+    path.write_text(json.dumps(SPACE.to_json()))
+    return [*TINY[:-2], "--space", str(path)]
+
+
+@pytest.fixture
+def small(least: list[str]) -> list[str]:
+    """The same, for a training in as few steps."""
+    return [*least, *BRIEF]
+
+
+@pytest.fixture(scope="module")
+def run(least: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished search with its retraining and comparison."""
     path = tmp_path_factory.mktemp("cli") / "run"
     with pytest.MonkeyPatch.context() as patch:
         after = ["--retrain-epochs", "1", "--random-cells", "2"]
-        assert run_command("search", "--run", path, *TINY, *after, monkeypatch=patch) == 0
+        assert run_command("search", "--run", path, *least, *after, monkeypatch=patch) == 0
     return path
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """A search of the least space: five edges to search, train and draw instead of fourteen."""
-    path = tmp_path_factory.mktemp("space") / "tiny.json"
-    path.write_text(json.dumps(SPACE.to_json()))
-    return [*TINY[:-2], "--space", str(path), *BRIEF]
 
 
 @pytest.fixture
