@@ -13,6 +13,7 @@ void bind_stencil(pybind11::module_& module);
 void bind_stencil_cuda(pybind11::module_& module);
 void bind_mixed_sum(pybind11::module_& module);
 void bind_preprocess(pybind11::module_& module);
+void bind_cell(pybind11::module_& module);
 
 }  // namespace fastdarts
 
@@ -75,6 +76,7 @@ PYBIND11_MODULE(_C, module) {
     fastdarts::bind_stencil(module);
     fastdarts::bind_mixed_sum(module);
     fastdarts::bind_preprocess(module);
+    fastdarts::bind_cell(module);
     bind_augment<std::uint8_t>(module, "augment_uint8");
     bind_augment<float>(module, "augment_float32");
 #ifdef FASTDARTS_CUDA

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from fastdarts._backend import backend_for
-from fastdarts.ops import maps
+from fastdarts.ops import _cell_cpu, maps
 from fastdarts.ops._cell_backward import Asked, Backward
 from fastdarts.ops._cell_checks import check, check_tensors
 from fastdarts.ops._cell_forward import Statistics, Work, forward, with_zero
@@ -159,6 +159,10 @@ def _cell(
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     decoded = CellPlan.decode(plan)
     check(sources, weights, bypass, parameters, noise, mean, var, decoded, memory)
+    backend = computing("cell", sources[0])
+    if backend == "cpu":
+        given = _cell_cpu.Given(sources, weights, bypass, parameters, noise, plan, memory, eps)
+        return _cell_cpu.forward(given, mean, var)
     device, asked = sources[0].device, (True,) * len(sources)
     chosen = layout(plan, memory, weights.shape[1], str(device), asked, True)
     maps.keep_if_captured(chosen, device)
@@ -166,7 +170,7 @@ def _cell(
         statistics = Statistics.unknown(decoded.mixed, eps, device)
     else:
         statistics = Statistics.known(mean, var, chosen, eps)
-    work = _work(sources, weights, bypass, parameters, noise, statistics, chosen, computing("cell", sources[0]))
+    work = _work(sources, weights, bypass, parameters, noise, statistics, chosen, backend)
     out, kept = forward(work)
     if mean is None or var is None:
         return out, *statistics.used(chosen), kept
@@ -197,22 +201,38 @@ def _cell_backward(
     need_parameters: bool,
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
     asked = Asked(tuple(need_sources), tuple(need_noise), need_weights, need_bypass, need_parameters)
+    if backend == "cpu":
+        given = _cell_cpu.Given(sources, weights, bypass, parameters, noise, plan, memory, eps)
+        return _cell_cpu.backward(given, grad, out, mean, var, kept, asked, training=training)
     chosen = layout(plan, memory, weights.shape[1], str(grad.device), asked.sources, need_parameters)
     maps.keep_if_captured(chosen, grad.device)
-    decoded = chosen.plan
     statistics = Statistics.known(mean, var, chosen, eps)
     work = _work(sources, weights, bypass, parameters, noise, statistics, chosen, backend)
-    hidden = iter(kept[len(chosen.kept) :])
-    for node in decoded.computed:
-        start = decoded.concat.index(node) * decoded.channels if node in decoded.concat else -1
-        work.states.append(next(hidden) if start < 0 else out[:, start : start + decoded.channels])
-    work.values.update(zip(chosen.kept, kept, strict=False))
+    restore(work, out, kept)
     backward = Backward(work, grad, asked, training=training)
     backward.run()
-    mixing = [backward.weights(*weights.shape).to(weights.dtype)] if need_weights else []
-    if need_bypass and bypass is not None:
-        mixing.append(backward.bypass(len(decoded.edges)).to(bypass.dtype))
-    return backward.sources(), mixing, backward.parameters() if need_parameters else [], backward.noise()
+    return gradients(backward, weights, bypass)
+
+
+def restore(work: Work, out: Tensor, kept: Sequence[Tensor]) -> None:
+    """Give a work what its forward left: the nodes, and the values that are kept."""
+    chosen, plan = work.layout, work.layout.plan
+    hidden = iter(kept[len(chosen.kept) :])
+    for node in plan.computed:
+        start = plan.concat.index(node) * plan.channels if node in plan.concat else -1
+        work.states.append(next(hidden) if start < 0 else out[:, start : start + plan.channels])
+    work.values.update(zip(chosen.kept, kept, strict=False))
+
+
+def gradients(
+    backward: Backward, weights: Tensor, bypass: Tensor | None
+) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
+    """What a backward has found: of the sources; of the weights and the bypass; of the parameters; of the noise."""
+    asked, edges = backward.asked, len(backward.work.layout.plan.edges)
+    mixing = [backward.weights(*weights.shape).to(weights.dtype)] if asked.weights else []
+    if asked.bypass and bypass is not None:
+        mixing.append(backward.bypass(edges).to(bypass.dtype))
+    return backward.sources(), mixing, backward.parameters() if asked.parameters else [], backward.noise()
 
 
 for _name, _function in ((_NAME, _cell), (_BACKWARD, _cell_backward)):

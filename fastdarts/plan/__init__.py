@@ -8,6 +8,7 @@ from __future__ import annotations
 from fastdarts.plan._build import cell_plan, mixed_op_plan, unsupported
 from fastdarts.plan._cell import KINDS, Candidate, CellPlan, EdgePlan, Norm, Parameter
 from fastdarts.plan._cost import Flops, Work, flops, kept_bytes
+from fastdarts.plan._program import Node, NodeBackward, Program, program
 from fastdarts.plan._schedule import (
     MEMORY,
     Convolution,
@@ -32,10 +33,13 @@ __all__ = [
     "EdgePlan",
     "Flops",
     "InEdge",
+    "Node",
+    "NodeBackward",
     "NodeStage",
     "Norm",
     "Parameter",
     "PoolMoments",
+    "Program",
     "Reduction",
     "Schedule",
     "StencilCall",
@@ -47,6 +51,7 @@ __all__ = [
     "kept_bytes",
     "kept_rows",
     "mixed_op_plan",
+    "program",
     "schedule",
     "unsupported",
 ]
