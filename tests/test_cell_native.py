@@ -1,66 +1,58 @@
-"""The cell in one native call against the schedule in Python, which calls the same kernels: not a bit apart."""
+"""The cell in one native call against the same kernels called one by one: not a bit apart."""
 
 from __future__ import annotations
 
-import importlib
+from types import ModuleType
 
 import pytest
 import torch
-from cell_oracle import PLANS, Given, given
+from cell_oracle import PLANS, given
+from cell_oracle import Given as Example
 from torch import Tensor
 
 from fastdarts import _C as core
-from fastdarts.ops import _cell_cpu
-from fastdarts.ops._cell_backward import Asked, Backward
-from fastdarts.ops._cell_forward import Statistics, forward
-from fastdarts.ops._cell_layout import layout
+from fastdarts.ops import _cell_cpu, _cell_launched
+from fastdarts.ops._cell_given import Asked, Given
 from fastdarts.ops._cell_native import native_program
 from fastdarts.plan import MEMORY
 
-op = importlib.import_module("fastdarts.ops.cell")  # the package's attribute of this name is the function
 EPS = 1e-5
 
 
 class Case:
     """Arguments of both, by one given."""
 
-    def __init__(self, case: Given, dtype: torch.dtype) -> None:
+    def __init__(self, case: Example, dtype: torch.dtype) -> None:
         leaves = {name: leaf.detach() for name, leaf in case.leaves(dtype).items()}
         self.plan, self.running = case.plan, case.running
         self.sources, self.parameters = (
             [leaf for name, leaf in leaves.items() if name.startswith(word)] for word in ("source", "parameter")
         )
         self.noise = [leaves.get(f"noise {i}", each.to(dtype)) for i, each in enumerate(case.noise)]
+        self.places: list[int] = []
         self.weights, self.bypass = leaves["weights"], leaves.get("bypass")
         height, width = (-(-size // self.plan.stride) for size in self.sources[0].shape[2:])
         channels = len(self.plan.concat) * self.plan.channels
         self.grad = torch.randn(len(self.sources[0]), channels, height, width).to(dtype)
 
-    def native(self, memory: str, asked: Asked) -> list[Tensor]:
-        given = _cell_cpu.Given(
-            self.sources, self.weights, self.bypass, self.parameters, self.noise, self.plan.encode(), memory, EPS
-        )
-        out, mean, var, kept = _cell_cpu.forward(given, *(self.running or (None, None)))
-        training = self.running is None
-        found = _cell_cpu.backward(given, self.grad, out, mean, var, kept, asked, training=training)
+    def by(self, executor: ModuleType, memory: str, asked: Asked) -> list[Tensor]:
+        """All that an executor computes."""
+        running = self.running or (None, None)
+        tensors = self.sources, self.weights, self.bypass, self.parameters, self.places, self.noise
+        given = Given(*tensors, *running, self.plan.encode(), memory, EPS)
+        out, mean, var, kept = executor.forward(given, "cpu")
+        training, given = self.running is None, given._replace(mean=mean, var=var)
+        found = executor.backward(given, self.grad, out, kept, asked, training=training, backend="cpu")
         return [out, mean, var, *(each for part in found for each in part)]
 
-    def scheduled(self, memory: str, asked: Asked) -> list[Tensor]:
-        given = self.sources, self.weights, self.bypass, self.parameters, self.noise
-        key = self.plan.encode(), memory, self.weights.shape[1], "cpu"
-        chosen = layout(*key, (True,) * len(self.sources), True)
-        if self.running is None:
-            statistics = Statistics.unknown(self.plan.mixed, EPS, torch.device("cpu"))
-        else:
-            statistics = Statistics.known(*self.running, chosen, EPS)
-        out, kept = forward(op._work(*given, statistics, chosen, "cpu"))
-        mean, var = statistics.used(chosen) if self.running is None else (each.double() for each in self.running)
-        chosen = layout(*key, asked.sources, asked.parameters)
-        work = op._work(*given, Statistics.known(mean, var, chosen, EPS), chosen, "cpu")
-        op.restore(work, out, kept)
-        backward = Backward(work, self.grad, asked, training=self.running is None)
-        backward.run()
-        return [out, mean, var, *(each for part in op.gradients(backward, self.weights, self.bypass) for each in part)]
+    def stack(self) -> None:
+        """Lay the parameters into two flat tensors, out of order and with a gap."""
+        self.places, flat = [], ([torch.ones(5)], [])
+        for number, parameter in reversed(list(enumerate(self.parameters))):
+            start = sum(each.numel() for each in flat[number % 2])
+            self.places[:0] = [number % 2, start]
+            flat[number % 2].append(parameter.flatten())
+        self.parameters = [torch.cat(each).to(self.weights.dtype) for each in flat if each]
 
     def asked(self, sources: bool, noise: bool, weights: bool, parameters: bool) -> Asked:
         """Sources and noise: all, or every second one."""
@@ -91,7 +83,7 @@ def test_not_a_bit_apart(name: str, training: bool) -> None:
         case = Case(given(name, training=training), dtype)
         for memory in MEMORY:
             for which in ASKED:
-                found, expected = (each(memory, case.asked(*which)) for each in (case.native, case.scheduled))
+                found, expected = (case.by(each, memory, case.asked(*which)) for each in (_cell_cpu, _cell_launched))
                 assert len(found) == len(expected)
                 for k, (one, other) in enumerate(zip(found, expected, strict=True)):
                     assert one.shape == other.shape and one.dtype == other.dtype
@@ -101,13 +93,34 @@ def test_not_a_bit_apart(name: str, training: bool) -> None:
                         torch.testing.assert_close(one, other, equal_nan=True)
 
 
+@pytest.mark.parametrize("name", ["normal", "partial reduction", "one path"])
+def test_parameters_in_flat_tensors_give_the_same(name: str) -> None:
+    case, stacked = (Case(given(name), torch.float32) for _ in range(2))
+    stacked.grad = case.grad
+    stacked.stack()
+    assert len(stacked.parameters) == 2
+    asked = case.asked(True, True, True, True)
+    apart, flat = case.by(_cell_cpu, "fast", asked), stacked.by(_cell_cpu, "fast", asked)
+    count = len(case.parameters)
+    first = next(k for k in range(3, len(apart)) if apart[k].shape == case.parameters[0].shape)
+    assert all(map(torch.equal, apart[:first], flat[:first]))
+    assert all(map(torch.equal, apart[first + count :], flat[first + 2 :]))
+    for number, gradient in enumerate(apart[first : first + count]):
+        tensor, start = stacked.places[2 * number : 2 * number + 2]
+        whole = flat[first + tensor]
+        assert torch.equal(whole[start : start + gradient.numel()], gradient.flatten())
+        assert not whole[:5].any() or tensor
+    other = stacked.by(_cell_launched, "fast", asked)
+    assert all(map(torch.equal, flat, other)) or not fused_in_torch()
+
+
 def test_any_lying_of_the_gradient_gives_the_same() -> None:
     case = Case(given("normal"), torch.float32)
     asked = case.asked(True, True, True, True)
-    expected = case.native("fast", asked)
+    expected = case.by(_cell_cpu, "fast", asked)
     case.grad = case.grad.contiguous(memory_format=torch.channels_last)
     before = case.grad.clone()
-    assert all(map(torch.equal, case.native("fast", asked), expected))
+    assert all(map(torch.equal, case.by(_cell_cpu, "fast", asked), expected))
     assert torch.equal(case.grad, before)
 
 

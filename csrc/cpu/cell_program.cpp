@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "../common.h"
+#include "../stencils.h"
 #include "cell.h"
 
 namespace fastdarts {
@@ -28,8 +29,7 @@ struct Checker {
         for (const CellConv& conv : call.convs) {
             inside(conv.source, size(call.sources), "source of a call");
             inside(conv.norm, p.norms, "norm");
-            require(conv.kernel > 0 && conv.kernel <= 7 && conv.kernel % 2 == 1, "cell: a kernel is not 1, 3, 5 or 7");
-            require(conv.dilation == 1 || conv.dilation == 2, "cell: a dilation is neither 1 nor 2");
+            require(is_stencil(conv.kernel, conv.dilation, conv.stride), "cell: there is no kernel for a window");
             const bool input = !normalised && call.sources[static_cast<std::size_t>(conv.source)] < p.inputs;
             require(conv.stride == (input ? p.stride : 1), "cell: a stride is not that of its source");
             parameter(conv.depthwise, {p.mixed(), 1, conv.kernel, conv.kernel});

@@ -2,35 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from fastdarts.ops import maps
 from fastdarts.ops._cell_forward import Work
+from fastdarts.ops._cell_given import Asked
 from fastdarts.ops._cell_layout import Call, Gradients, Node
 
-__all__ = ["Asked", "Backward"]
-
-
-@dataclass(frozen=True)
-class Asked:
-    """Whose gradients are asked.
-
-    Args:
-        sources: for each state that is handed in.
-        noise: for each candidate that is handed in.
-        weights: the mixing weights'.
-        bypass: the bypasses' weights'.
-        parameters: the parameters'.
-    """
-
-    sources: tuple[bool, ...]
-    noise: tuple[bool, ...]
-    weights: bool
-    bypass: bool
-    parameters: bool
+__all__ = ["Backward"]
 
 
 class Backward:

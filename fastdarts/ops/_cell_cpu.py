@@ -7,65 +7,41 @@ only. On meta the very same is allocated, and nothing runs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastdarts.ops import maps
-from fastdarts.ops._cell_backward import Asked
+from fastdarts.ops._cell_given import Asked, Given
 from fastdarts.ops._cell_native import native_program
+from fastdarts.ops._cell_pieces import Pieces
 
-__all__ = ["Given", "backward", "forward"]
-
-
-class Given(NamedTuple):
-    """What both directions read.
-
-    Args:
-        sources: the states that are handed in, floating, any strides.
-        weights: [E, width], floating.
-        bypass: [E], floating, or None for 1 each.
-        parameters: the plan's, floating.
-        noise: the maps that are handed in.
-        plan: the plan, encoded.
-        memory: `fast`, `balanced` or `lean`.
-        eps: added to the variance.
-    """
-
-    sources: Sequence[Tensor]
-    weights: Tensor
-    bypass: Tensor | None
-    parameters: Sequence[Tensor]
-    noise: Sequence[Tensor]
-    plan: str
-    memory: str
-    eps: float
+__all__ = ["backward", "forward"]
 
 
-def forward(given: Given, mean: Tensor | None, var: Tensor | None) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+def forward(given: Given, backend: str = "cpu") -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     """Run a cell.
 
     Args:
         given: what it reads.
-        mean: [norms * C'], floating, or None for the batch's.
-        var: likewise.
+        backend: cpu.
 
     Returns:
         The output, channels_last; mean and var [norms * C'] float64; what is kept for backward:
         values y, then the nodes that are not part of the output.
     """
     x, cell = given.sources[0], native_program(*_key(given, (True,) * len(given.sources), True))
-    plan, known = cell.program.plan, mean is not None
+    plan, known = cell.program.plan, given.mean is not None
     n, height, width = _outer(plan.stride, x)
     out = maps.empty_maps(n, plan.channels * len(plan.concat), height, width, like=x)
     channels = [plan.mixed] * len(cell.program.kept) + [plan.channels] * len(cell.program.hidden)
     kept = [maps.empty_maps(n, each, height, width, like=x) for each in channels]
     size = len(plan.norms) * plan.mixed
-    if mean is None or var is None:
+    if given.mean is None or given.var is None:
         mean, var = (maps.empty(size, dtype=torch.float64, device=x.device) for _ in range(2))
     else:  # of the op's own: an output of an op must not be one of its inputs
-        mean, var = (each.to(torch.float64, copy=True) for each in (mean, var))
+        mean, var = (each.to(torch.float64, copy=True) for each in (given.mean, given.var))
     reads, call = _Reads(given), {"sizes": _sizes(x), "threads": torch.get_num_threads()}
     needed = cell.function("forward_scratch", x)(**call, known=known)
     scratch = maps.empty(needed, dtype=torch.uint8, device=x.device)
@@ -81,36 +57,38 @@ def backward(
     given: Given,
     grad: Tensor,
     out: Tensor,
-    mean: Tensor,
-    var: Tensor,
     kept: Sequence[Tensor],
     asked: Asked,
     *,
     training: bool,
+    backend: str = "cpu",
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
     """Run the backward of a cell.
 
     Args:
-        given: what its forward read.
+        given: what its forward read, with the statistics that it returned.
         grad: of the output, any strides.
-        out: what forward returned; so are mean, var and kept.
-        mean: [norms * C'], float64.
-        var: [norms * C'], float64.
+        out: what forward returned; so is kept.
         kept: maps.
         asked: whose gradients are wanted.
         training: whether the statistics are the batch's.
+        backend: cpu.
 
     Returns:
         The gradients of the sources that are asked, maps; of the weights and the bypass; of the parameters; of what
         was handed in and is asked, maps. Each in the dtype of what it is of.
     """
     x, cell = given.sources[0], native_program(*_key(given, asked.sources, asked.parameters))
-    plan, device = cell.program.plan, x.device
+    assert given.mean is not None and given.var is not None  # forward returned them
+    plan, device, pieces = cell.program.plan, x.device, given.pieces()
     g = maps.as_maps(grad)
     dstates, dnoise = _gradients(given.sources, asked.sources), _gradients(given.noise, asked.noise)
     arithmetic, dparameters = maps.arithmetic(x.dtype), []
     if asked.parameters:
         dparameters = [maps.empty(*each.shape, dtype=arithmetic, device=device) for each in given.parameters]
+        for each, whole in zip(dparameters, () if pieces is None else pieces.whole, strict=False):
+            if not whole:
+                each.zero_()
     products = dbypass = None
     if asked.weights:
         products = maps.empty(len(cell.columns), plan.mixed, dtype=torch.float64, device=device)
@@ -124,7 +102,7 @@ def backward(
     reads = _Reads(given)
     scratch = maps.empty(needed, dtype=torch.uint8, device=device)
     if not x.is_meta:
-        read = {"out": out, "mean": mean, "var": var, "scratch": scratch}
+        read = {"out": out, "mean": given.mean, "var": given.var, "scratch": scratch}
         cell.function("backward", x)(
             **call,
             **reads.addresses(),
@@ -133,7 +111,7 @@ def backward(
             grad=_lying(g),
             dstates=[(0, 0) if each is None else _lying(each) for each in dstates],
             dnoises=[_address(each) for each in dnoise],
-            dparameters=[each.data_ptr() for each in dparameters],
+            dparameters=_addresses(dparameters, pieces),
             products=_address(products),
             dbypass=_address(dbypass),
             scratch_bytes=needed,
@@ -159,7 +137,7 @@ class _Reads:
 
     def __init__(self, given: Given) -> None:
         x, self.eps = given.sources[0], given.eps
-        self.partial = given.bypass is not None
+        self.pieces = given.pieces()
         self.states = [maps.as_maps(each) for each in given.sources]
         self.noises = [_dense(each) for each in given.noise]
         self.parameters = [_plain(each, maps.arithmetic(x.dtype)) for each in given.parameters]
@@ -172,7 +150,7 @@ class _Reads:
         return {
             "eps": self.eps,
             "states": [_lying(each) for each in self.states],
-            "parameters": [each.data_ptr() for each in self.parameters],
+            "parameters": _addresses(self.parameters, self.pieces),
             "noises": [each.data_ptr() for each in self.noises],
             "weights": self.weights.data_ptr(),
             "bypass": self.bypass.data_ptr(),
@@ -203,6 +181,15 @@ def _outer(stride: int, x: Tensor) -> tuple[int, int, int]:
 
 def _lying(x: Tensor) -> tuple[int, int]:
     return x.data_ptr(), maps.pixel_stride(x)
+
+
+def _addresses(tensors: Sequence[Tensor], pieces: Pieces | None) -> list[int]:
+    """Of the parameters, or of their gradients."""
+    found = [each.data_ptr() for each in tensors]
+    if pieces is None or not found:
+        return found
+    itemsize = tensors[0].itemsize
+    return [found[tensor] + start * itemsize for tensor, start in pieces.places]
 
 
 def _address(x: Tensor | None) -> int:

@@ -23,10 +23,14 @@ from fastdarts.plan._schedule import (
     kept_rows,
     schedule,
 )
+from fastdarts.plan._stencils import DILATIONS, SIDES, WINDOWS, is_stencil
 
 __all__ = [
+    "DILATIONS",
     "KINDS",
     "MEMORY",
+    "SIDES",
+    "WINDOWS",
     "Candidate",
     "CellPlan",
     "Convolution",
@@ -48,6 +52,7 @@ __all__ = [
     "Work",
     "cell_plan",
     "flops",
+    "is_stencil",
     "kept_bytes",
     "kept_rows",
     "mixed_op_plan",
