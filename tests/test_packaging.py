@@ -170,12 +170,13 @@ def test_a_wheel_holds_everything_and_works(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_an_editable_install_works_in_a_fresh_environment(tmp_path: Path) -> None:
+    import ninja
+
     source = source_copy(tmp_path)
     venv.create(tmp_path / "env", symlinks=True)
     fresh = tmp_path / "env" / "bin" / "python"
     (site,) = (tmp_path / "env" / "lib").glob("python*/site-packages")
     torch_at = Path(torch.__file__).parents[1]
-    ninja = pytest.importorskip("ninja")
     # A .pth file lends this environment's packages, build tools included, without installing them again.
     (site / "lent.pth").write_text(f"{torch_at}\n", encoding="utf-8")
     # With another ninja, which remembers commands in its own way, all that lies in build/ would be compiled again.
