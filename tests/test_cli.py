@@ -81,6 +81,15 @@ def test_a_finished_search_prints_the_same_again(
     assert "one image is 0.28 points" in told and "parameters, the random ones" in told
 
 
+def test_a_finished_search_is_extended_knowingly(
+    own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command("search", "--resume", own, "--epochs", "2", "--json", monkeypatch=monkeypatch) == 0
+    assert "2/2" in capsys.readouterr().err
+    assert json.loads((own / "result.json").read_text())["epochs"] == 2
+    assert run_command("search", "--resume", own, "--epochs", "1", monkeypatch=monkeypatch) == 2
+
+
 def test_results_go_to_stdout_and_progress_to_stderr(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
