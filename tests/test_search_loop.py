@@ -21,6 +21,7 @@ from fastdarts.errors import UserError
 from fastdarts.runs import RunFolder
 from fastdarts.search import Interrupted, Progress, resume
 from fastdarts.search import search as search_in
+from fastdarts.search.job import SearchJob
 from fastdarts.spaces import define_space, parse_genotype
 from tests import tiny
 
@@ -51,6 +52,15 @@ def test_a_run_folder_holds_what_the_docs_promise(tmp_path: Path) -> None:
     assert edges[0]["primitives"] == list(tiny.SPACE.normal.edges[0].primitives)
     assert list(result.path.glob("events.out.tfevents.*"))
     assert result.to_json()["text"] == result.genotype.text()
+
+
+def test_levels_have_their_own_images_and_draws_and_one_level_has_all() -> None:
+    two, one = (SearchJob(tiny.config(name), tiny.images()) for name in ("darts-first", "darts-one-level"))
+    assert sorted(torch.cat([two.train.indices, two.valid.indices]).tolist()) == list(range(48))
+    assert sorted(one.train.indices.tolist()) == list(range(48))
+    assert (two.steps, one.steps) == (3, 6)
+    # Beyond the images' numbers: how each is cropped.
+    assert not torch.equal(two.train.draw()[8:], two.valid.draw()[8:])
 
 
 def test_it_learns(tmp_path: Path) -> None:
