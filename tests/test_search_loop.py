@@ -134,6 +134,15 @@ def test_termination_is_as_gentle_as_an_interrupt(tmp_path: Path) -> None:
     assert resume(tmp_path / "run", train_set=tiny.images()).epochs == 2
 
 
+def test_checkpoints_are_saved_every_so_many_epochs_at_the_end_and_when_asked_to_stop(tmp_path: Path) -> None:
+    config = tiny.config(epochs=3, save_every=2)
+    search(config, tmp_path / "whole", train_set=tiny.images())
+    assert RunFolder.open(tmp_path / "whole").steps() == [6, 9]
+    with pytest.raises(Interrupted):
+        search(config, tmp_path / "cut", train_set=tiny.images(), progress=tiny.StopAt(2))
+    assert RunFolder.open(tmp_path / "cut").steps() == [2]
+
+
 def test_a_finished_run_resumes_to_the_same_result(tmp_path: Path) -> None:
     done = search(tiny.config(epochs=1), tmp_path / "run", train_set=tiny.images())
     assert resume(tmp_path / "run", train_set=tiny.images()) == done
