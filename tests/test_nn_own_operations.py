@@ -20,6 +20,7 @@ from fastdarts._backend import native
 from fastdarts.compat import darts, pcdarts
 from fastdarts.errors import UserError
 from fastdarts.nn import MixedOp, SepConv, Supernet, build_op, import_primitives, primitives, register_primitive
+from fastdarts.nn.known import Known, as_known
 from fastdarts.spaces import _primitives as names
 from fastdarts.spaces import define_space, parse_genotype
 
@@ -226,3 +227,12 @@ def test_a_layer_that_is_given_its_own_parameter_leaves_the_stack() -> None:
         op(torch.randn(2, 4, 5, 5), torch.rand(2)).square().sum().backward()
     assert calls == ["MixedOp"] and conv.weight.grad is not None
     assert list(op.state_dict()) == list(before)
+
+
+@pytest.mark.parametrize("name", ["sep_conv_3x3", "dil_conv_3x3", "skip_connect", "none", "noise"])
+def test_a_subclass_of_a_candidate_is_called_as_what_it_is(name: str) -> None:
+    own = build_op(name, 4, 1, False, True)
+    kind = type(own)
+    own.__class__ = type(f"Own{kind.__name__}", (kind,), {"forward": lambda self, x: 2 * kind.forward(self, x) + 1})
+    assert isinstance(as_known(build_op(name, 4, 1, False, True), 4, 1), Known)
+    assert as_known(own, 4, 1) == f"Own{kind.__name__}"

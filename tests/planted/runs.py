@@ -1,0 +1,179 @@
+"""Faults of run folders: what is verified, what a kill leaves, who may write, what is followed."""
+
+from __future__ import annotations
+
+from planted.mutant import Mutant, of
+
+MUTANTS: list[Mutant] = [
+    *of(
+        "checkpoints",
+        "fastdarts/runs/checkpoints.py",
+        "runs_checkpoints, runs_faults",
+        ("the tensors' digest not asked", "if hashlib.sha256(data).hexdigest() != sha256:", "if len(data) != size:"),
+        ("the seal not asked", "if seal != digest(header):", "if seal is None:"),
+        ("of another run", 'if header["config_sha256"] != config_digest:', 'if not header["config_sha256"]:'),
+        ("the records' digest not asked", "if sha256 != records.metrics_sha256:", "if not sha256:"),
+        ("all are kept", "        drop_folder(locate(root, step))", "        locate(root, step)"),
+        (
+            "a link for the tensors",
+            "def _tensors(path: Path, size: int, sha256: str) -> dict[str, Tensor]:\n    with os.fdopen(open_regular(path, follow=False)",
+            "def _tensors(path: Path, size: int, sha256: str) -> dict[str, Tensor]:\n    with os.fdopen(open_regular(path)",
+        ),
+    ),
+    *of(
+        "durable",
+        "fastdarts/runs/durable.py",
+        "runs_faults, runs_folder",
+        (
+            "written in place",
+            "temporary = path.with_name(TEMPORARY + path.name)\n    try:\n        _write",
+            "temporary = path\n    try:\n        _write",
+        ),
+        ("half of a large file", "    while rest:\n        rest = ", "    if rest:\n        rest = "),
+        ("files not flushed", "        write_all(fd, data)\n        os.fsync(fd)", "        write_all(fd, data)"),
+        ("the folder not flushed", "    sync_folder(path.parent)\n\n\ndef replace_folder", "\n\ndef replace_folder"),
+        (
+            "the old checkpoint lost where the new one fails",
+            "        _put_back(displaced)\n        raise",
+            "        raise",
+        ),
+        ("the old checkpoint not put back after a kill", "            _put_back(entry)", "            pass"),
+        (
+            "a killed process's file not cleaned",
+            "            else:\n                entry.unlink()",
+            "            else:\n                pass",
+        ),
+        (
+            "a linked file written through",
+            "os.O_WRONLY | os.O_CREAT | os.O_EXCL",
+            "os.O_WRONLY | os.O_CREAT | os.O_TRUNC",
+        ),
+    ),
+    *of(
+        "records",
+        "fastdarts/runs/metrics.py",
+        "runs_records, runs_faults",
+        (
+            "a torn line counts",
+            "    except UserError:\n        return start\n    return end",
+            "    except UserError:\n        return end\n    return end",
+        ),
+        ("a torn line is not cut off", "        truncate(path, _complete(data))\n", ""),
+        (
+            "a write that failed leaves its part",
+            "            os.ftruncate(fd, size)\n            raise",
+            "            raise",
+        ),
+        ("records not flushed", "                os.fsync(fd)\n        except", "                pass\n        except"),
+        ("a beginning of any bytes", "hashlib.sha256(data[:size]).hexdigest() == sha256)", "len(sha256) >= 0)"),
+    ),
+    *of(
+        "lock",
+        "fastdarts/runs/lock.py",
+        "runs_faults, runs_folder, runs_links",
+        ("shared", "fcntl.LOCK_EX | fcntl.LOCK_NB", "fcntl.LOCK_SH | fcntl.LOCK_NB"),
+        ("held by a forked worker", "        _release_in_forked_children()\n", ""),
+        ("a link for the lock", "os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW", "os.O_RDWR | os.O_CREAT"),
+    ),
+    *of(
+        "inside",
+        "fastdarts/runs/inside.py",
+        "runs_links, runs_folder",
+        ("links are followed", "entry.stat(follow_symlinks=False)", "entry.stat()"),
+        (
+            "hard links are written through",
+            "elif writing and found.st_nlink > 1:",
+            "elif writing and found.st_nlink > 2:",
+        ),
+        ("a name that leads outside", 'if not parts or name.startswith("/") or ".." in parts or', "if not parts or"),
+    ),
+    *of(
+        "seal",
+        "fastdarts/runs/seal.py",
+        "runs_seal",
+        ("not asked", "elif seal != _seal(value, owner, name):", "elif not seal:"),
+        ("of another run", "return digest([owner, str", "return digest([str"),
+        ("of another name", "str(PurePosixPath(name)), value])", "value])"),
+    ),
+    *of(
+        "folder",
+        "fastdarts/runs/folder.py",
+        "runs_folder, runs_checkpoints, runs_links, runs_records, runs_seal, runs_faults",
+        (
+            "later checkpoints stay after a rewind",
+            "                    drop_folder(checkpoints.locate(self.path, later))",
+            "                    pass",
+        ),
+        (
+            "later epochs stay after a rewind",
+            '                    (self.path / "epochs" / name).unlink()',
+            "                    pass",
+        ),
+        (
+            "later records stay after a rewind",
+            "            metrics.truncate(self.path / METRICS, records.metrics_bytes)\n",
+            "",
+        ),
+        ("a checkpoint before the newest", "if step < newest:", "if step < 0:"),
+        ("a live run inside is cleaned", "if entry.is_dir() and not (entry / LOCK).exists():", "if entry.is_dir():"),
+        (
+            "the run's own files may be written",
+            'if name in (CONFIG, METRICS, LOCK) or PurePosixPath(name).parts[0] == "checkpoints":',
+            "if name == CONFIG:",
+        ),
+        ("records that were edited", "if metrics.starts_with(data, *vouched[1:]):", "if data is not None:"),
+        (
+            "a link for a JSON file",
+            "read_json(path, follow=False), self._config_digest",
+            "read_json(path), self._config_digest",
+        ),
+        ("links unseen when it is written to", "        check_inside(self.path, writing=True)\n", ""),
+        (
+            "config.json before the folder is whole",
+            '                replace_file(run.path / METRICS, b"")\n                replace_file(run.path / CONFIG, text.encode("ascii"))',
+            '                replace_file(run.path / CONFIG, text.encode("ascii"))\n                replace_file(run.path / METRICS, b"")',
+        ),
+        (
+            "writing without the lock",
+            "        self._hold()\n        with self._writing(name):\n            replace_file",
+            "        with self._writing(name):\n            replace_file",
+        ),
+    ),
+    *of(
+        "generators",
+        "fastdarts/runs/generators.py",
+        "runs_continue",
+        ("Python's not restored", "    random.setstate((version, tuple(words.tolist()), gauss))\n", ""),
+        (
+            "numpy's not restored",
+            "    numpy.random.set_state((kind, keys.numpy().astype(numpy.uint32), position, has_gauss, cached))\n",
+            "",
+        ),
+        ("numpy's second normal forgotten", "position, has_gauss, cached))\n", "position, 0, 0.0))\n"),
+        ("torch's not restored", '    torch.set_rng_state(state["torch"])\n', ""),
+    ),
+    *of(
+        "packing",
+        "fastdarts/runs/packing.py",
+        "runs_packing, runs_continue",
+        ("no snapshot", 'dense.to("cpu", copy=True,', 'dense.to("cpu",'),
+        (
+            "float32 for floats",
+            '        return {"float": _hex(value)}',
+            '        return {"float": _hex(struct.unpack("f", struct.pack("f", value))[0])}',
+        ),
+        (
+            "tuples come back as lists",
+            "return tuple(unpack(tensors, item) for item in body)",
+            "return [unpack(tensors, item) for item in body]",
+        ),
+        ("the lowest bits of a NaN", "f\"nan:{struct.pack('>d', value).hex()}\"", '"nan"'),
+    ),
+    *of(
+        "events",
+        "fastdarts/runs/events.py",
+        "tensorboard, runs_folder, runs_checkpoints",
+        ("lengths of what is not handed over yet", "            self._writer.flush()\n", "            pass\n"),
+        ("a later file stays", "                path.unlink()\n", "                pass\n"),
+    ),
+]
