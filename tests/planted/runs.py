@@ -37,7 +37,6 @@ MUTANTS: list[Mutant] = [
             "        _put_back(displaced)\n        raise",
             "        raise",
         ),
-        ("the old checkpoint not put back after a kill", "            _put_back(entry)", "            pass"),
         (
             "a killed process's file not cleaned",
             "            else:\n                entry.unlink()",
@@ -48,6 +47,12 @@ MUTANTS: list[Mutant] = [
             "os.O_WRONLY | os.O_CREAT | os.O_EXCL",
             "os.O_WRONLY | os.O_CREAT | os.O_TRUNC",
         ),
+    ),
+    *of(
+        "durable",
+        "fastdarts/runs/durable.py",
+        "runs_records",
+        ("the old checkpoint not put back after a kill", "            _put_back(entry)", "            pass"),
     ),
     *of(
         "records",
