@@ -2,6 +2,7 @@
 
 #include "common.h"
 #include "isa.h"
+#include "stencils.h"
 
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -13,6 +14,7 @@ void bind_stencil(pybind11::module_& module);
 void bind_stencil_cuda(pybind11::module_& module);
 void bind_mixed_sum(pybind11::module_& module);
 void bind_preprocess(pybind11::module_& module);
+void bind_cell(pybind11::module_& module);
 
 }  // namespace fastdarts
 
@@ -67,6 +69,9 @@ PYBIND11_MODULE(_C, module) {
     module.doc() = "The native core of fastdarts: kernels over raw addresses, called by fastdarts.ops only.";
     module.attr("version") = FASTDARTS_VERSION;
     module.attr("ops") = py::make_tuple("augment", "stencil", "mixed_sum", "preprocess", "cell");
+#define FASTDARTS_SIDE_OF(SIDE) SIDE,
+    module.attr("stencil_sides") = std::vector<int>{FASTDARTS_SIDES(FASTDARTS_SIDE_OF)};
+#undef FASTDARTS_SIDE_OF
     module.def("build", &build, "How this module was built.");
     module.def("instruction_sets", &fastdarts::instruction_sets, "Vector instruction sets of this processor.");
     module.def("isa", &fastdarts::isa_name, "The instruction set that the vector kernels run with.");
@@ -75,6 +80,7 @@ PYBIND11_MODULE(_C, module) {
     fastdarts::bind_stencil(module);
     fastdarts::bind_mixed_sum(module);
     fastdarts::bind_preprocess(module);
+    fastdarts::bind_cell(module);
     bind_augment<std::uint8_t>(module, "augment_uint8");
     bind_augment<float>(module, "augment_float32");
 #ifdef FASTDARTS_CUDA

@@ -24,7 +24,7 @@ _PACKAGES = {
     "safetensors": "checkpoints",
     "typer": "the command line",
     "rich": "the command line",
-    "scikit-learn": "the digits data set",
+    "scipy": "comparisons of runs",
     "matplotlib": "drawings and plots",
     "tensorboard": "event files",
 }

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -14,8 +13,8 @@ import torch
 from cell_oracle import PLANS, Given, given
 from torch import Tensor
 
-from fastdarts.ops import _cell_forward, maps
-from fastdarts.ops._engine import engine
+from fastdarts import _C as core
+from fastdarts.ops import _cell_cpu, maps
 from fastdarts.ops.cell import cell
 from fastdarts.plan import MEMORY, kept_bytes, kept_rows
 
@@ -50,13 +49,13 @@ def test_kept_bytes_are_those_of_the_plan(name: str, memory: str) -> None:
 def test_without_gradients_nothing_is_kept(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[int] = []
 
-    def watched(work: _cell_forward.Work) -> tuple[Tensor, list[Tensor]]:
-        out, values = _cell_forward.forward(work)
-        kept.append(len(values))
-        return out, values
+    def watched(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+        found = forward(*arguments)
+        kept.append(len(found[-1]))
+        return found
 
-    # By import_module: the package's attribute of this name is the function.
-    monkeypatch.setattr(importlib.import_module("fastdarts.ops.cell"), "forward", watched)
+    forward = _cell_cpu.forward
+    monkeypatch.setattr(_cell_cpu, "forward", watched)
     case = given(name)
     leaves = case.leaves(torch.float32)
     expected = case.call(cell, leaves)[0]
@@ -87,26 +86,24 @@ def test_on_meta_the_same_is_allocated(name: str, memory: str) -> None:
     assert allocations(case, "meta", memory) == allocations(case, "cpu", memory)
 
 
+class Calls:
+    """Every launch of a kernel of the backward: its name, how many convolutions, whether their weights' gradients."""
+
+    def clear(self) -> None:
+        core.record_launches(True)
+
+    def __iter__(self) -> Iterator[tuple[str, int, bool]]:
+        for op, function, count, weights, _ in core.launches():
+            if function in ("backward", "reduce"):
+                yield (op, count, weights) if function == "backward" else (function, 0, weights)
+
+
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, bool]]:
-    """Every launch of a backward kernel: its name, how many convolutions, whether their weights' gradients."""
-    found: list[tuple[str, int, bool]] = []
-
-    def watch(name: str, function: str, describe: Callable[..., tuple[int, bool]]) -> None:
-        launchers = getattr(engine("cpu"), name)
-        launch = getattr(launchers, function)
-
-        def watched(*arguments: Any, **options: Any) -> Any:
-            found.append((name if function == "backward" else function, *describe(*arguments, **options)))
-            return launch(*arguments, **options)
-
-        monkeypatch.setattr(launchers, function, watched)
-
-    watch("stencil", "backward", lambda sources, convs, *_, weights, **__: (len(convs), weights))
-    watch("preprocess", "backward", lambda *_, need_weights, **__: (1, need_weights))
-    watch("mixed_sum", "backward", lambda g, sources, *_, **__: (len(sources), False))
-    watch("mixed_sum", "reduce", lambda *_: (0, False))
-    return found
+def calls() -> Iterator[Calls]:
+    found = Calls()
+    found.clear()
+    yield found
+    core.record_launches(False)
 
 
 def asked_for(case: Given, *words: str) -> dict[str, Tensor]:
@@ -118,20 +115,20 @@ def asked_for(case: Given, *words: str) -> dict[str, Tensor]:
     return leaves
 
 
-def test_a_weight_step_asks_everything_but_the_mixing_weights(calls: list[tuple[str, int, bool]]) -> None:
+def test_a_weight_step_asks_everything_but_the_mixing_weights(calls: Calls) -> None:
     case = given("partial reduction")
     everything = asked_for(case, "source", "parameter", "weights", "bypass")
     counted = list(calls)
     calls.clear()
     leaves = asked_for(case, "source", "parameter")
-    assert calls == counted
+    assert list(calls) == counted
     # 14 edges of two separable and two dilated convolutions; 8 skips at stride 2.
     assert sum(count for name, count, weights in calls if name == "stencil" and weights) == 14 * 6
     assert sum(weights for name, _, weights in calls if name == "preprocess") == 8
     assert all(leaf.grad is None or torch.equal(leaf.grad, everything[name].grad) for name, leaf in leaves.items())
 
 
-def test_an_architecture_step_computes_no_gradient_of_a_parameter(calls: list[tuple[str, int, bool]]) -> None:
+def test_an_architecture_step_computes_no_gradient_of_a_parameter(calls: Calls) -> None:
     case = given("partial reduction")
     everything = asked_for(case, "source", "parameter", "weights", "bypass")
     calls.clear()
@@ -142,7 +139,7 @@ def test_an_architecture_step_computes_no_gradient_of_a_parameter(calls: list[tu
 
 
 @pytest.mark.parametrize("name", ["partial reduction", "normal"])
-def test_what_leads_to_no_gradient_is_not_computed(name: str, calls: list[tuple[str, int, bool]]) -> None:
+def test_what_leads_to_no_gradient_is_not_computed(name: str, calls: Calls) -> None:
     """The first cell of an architecture step: its inputs come from frozen weights."""
     case = given(name)
     everything = asked_for(case, "source", "parameter", "weights", "bypass")
@@ -166,7 +163,7 @@ def test_any_combination_gives_the_same_gradients(asked: tuple[str, ...], memory
     assert all(leaf.grad is None or torch.equal(leaf.grad, everything[name].grad) for name, leaf in leaves.items())
 
 
-def test_running_statistics_need_no_moments(calls: list[tuple[str, int, bool]]) -> None:
+def test_running_statistics_need_no_moments(calls: Calls) -> None:
     case = given("normal", training=False)
     asked_for(case, "source")
     # No mixing weight's gradient and no batch norm's: no sum over the pixels is taken.

@@ -12,19 +12,31 @@ from torch import Tensor
 
 from fastdarts import use_backend
 from fastdarts.errors import UserError
+from fastdarts.ops._cell_given import Given as Arguments
 from fastdarts.ops.cell import cell
 from fastdarts.plan import CellPlan
 from fastdarts.reference.cell import cell as reference
 
 
-def arguments(case: Given, memory: str = "fast") -> tuple:
+def arguments(case: Given, memory: str = "fast", *, stacked: bool = False) -> Arguments:
     """As torch.ops.fastdarts.cell takes them."""
     leaves = case.leaves(torch.float32)
     sources, parameters = ([leaf for name, leaf in leaves.items() if name.startswith(word)] for word in ("s", "p"))
     noise = [each.float() for each in case.noise]
     running = case.running or (None, None)
     rest = (case.plan.encode(), memory, 1e-5)
-    return sources, leaves["weights"], leaves.get("bypass"), parameters, noise, *running, *rest
+    places: list[int] = []
+    if stacked:
+        parameters, places = flat(parameters)
+    return Arguments(sources, leaves["weights"], leaves.get("bypass"), parameters, places, noise, *running, *rest)
+
+
+def flat(parameters: list[Tensor]) -> tuple[list[Tensor], list[int]]:
+    """The parameters one after another in one tensor, between an element and two that are nobody's."""
+    sizes = [parameter.numel() for parameter in parameters]
+    starts = [1 + sum(sizes[:number]) for number in range(len(sizes))]
+    whole = torch.cat([torch.ones(1), *(each.detach().flatten() for each in parameters), torch.ones(2)])
+    return [whole.requires_grad_()], [part for start in starts for part in (0, start)]
 
 
 @pytest.mark.parametrize(
@@ -39,20 +51,52 @@ def arguments(case: Given, memory: str = "fast") -> tuple:
 def test_opcheck(name: str, training: bool, memory: str) -> None:
     case = given(name, training=training)
     case.named["weights"] = case.named["weights"][:, :-1]
-    torch.library.opcheck(torch.ops.fastdarts.cell, arguments(case, memory))
+    torch.library.opcheck(torch.ops.fastdarts.cell, arguments(case, memory, stacked=memory == "balanced"))
 
 
 @pytest.mark.parametrize("asked", [True, False])
 def test_opcheck_of_backward(asked: bool) -> None:
     case = given("uneven partial")
     case.named["weights"] = case.named["weights"][:, :-1]
-    sources, weights, bypass, parameters, noise, mean, var, *rest = arguments(case)
+    every = arguments(case, stacked=not asked)
     with torch.no_grad():
-        out, mean, var, kept = torch.ops.fastdarts.cell(*arguments(case))
-    detached = [[each.detach() for each in several] for several in (sources, parameters)]
-    saved = (detached[0], weights.detach(), bypass.detach(), detached[1], noise, out, mean, var, kept)
+        out, mean, var, kept = torch.ops.fastdarts.cell(*every)
+    detached = [[each.detach() for each in several] for several in (every.sources, every.parameters)]
+    every = every._replace(sources=detached[0], parameters=detached[1], weights=every.weights.detach())
+    every = every._replace(bypass=every.bypass.detach(), mean=mean, var=var)
     needs = (True, "cpu", [asked, True], [], asked, asked, not asked)
-    torch.library.opcheck(torch.ops.fastdarts.cell_backward, (torch.ones_like(out), *saved, *rest, *needs))
+    torch.library.opcheck(torch.ops.fastdarts.cell_backward, (torch.ones_like(out), *every, out, kept, *needs))
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_parameters_in_a_flat_tensor_have_their_gradients_there(backend: str) -> None:
+    case = given("partial reduction")
+    whole, apart = arguments(case, stacked=True), arguments(case)
+    with use_backend(backend):
+        for each in (whole, apart):
+            named = each._asdict()
+            del named["memory"]
+            cell(**named)[0].square().sum().backward()
+    gradients = torch.cat([each.grad.flatten() for each in apart.parameters])
+    assert torch.equal(whole.parameters[0].grad, torch.cat([torch.zeros(1), gradients, torch.zeros(2)]))
+    assert torch.equal(whole.weights.grad, apart.weights.grad)
+
+
+PLACES: dict[str, tuple[Callable[[list[int]], list[int]], str]] = {
+    "few": (lambda places: places[2:], "9 places of parameters; expected 10, as the plan has"),
+    "outside": (lambda places: [*places[:-1], places[-1] + 3], "parameter 9 lies at element .* of tensor 0; expected"),
+    "before": (lambda places: [0, -1, *places[2:]], "parameter 0 lies at element -1 of tensor 0; expected"),
+    "no tensor": (lambda places: [1, *places[1:]], "parameter 0 lies at element 1 of tensor 1; expected"),
+    "twice": (lambda places: [*places[:2], *places[:2], *places[4:]], "parameter 1 overlaps another in tensor 0"),
+}
+
+
+@pytest.mark.parametrize("key", PLACES)
+def test_a_place_that_is_none_is_refused(key: str) -> None:
+    change, message = PLACES[key]
+    every = arguments(given("uneven"), stacked=True)
+    with pytest.raises(UserError, match=message):
+        torch.ops.fastdarts.cell(*every._replace(places=change(every.places)))
 
 
 @pytest.mark.parametrize(("name", "memory"), [("partial reduction", "balanced"), ("uneven", "fast")])
@@ -102,7 +146,7 @@ def test_plans_are_of_the_cells_own_shape() -> None:
 
 def changed(case: Given, key: str, change: Callable[[Tensor], Tensor]) -> tuple:
     """The call with one argument changed, through the public function."""
-    sources, weights, bypass, parameters, noise, mean, var, *_ = arguments(case)
+    sources, weights, bypass, parameters, _, noise, mean, var, *_ = arguments(case)
     options = {"bypass": bypass, "noise": noise, "mean": mean, "var": var}
     positional = {"sources": sources, "weights": weights, "parameters": parameters}
     name, _, place = key.partition(" ")

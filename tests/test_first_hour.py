@@ -76,7 +76,7 @@ def test_every_command_of_the_page_runs(
     monkeypatch.chdir(tmp_path)
     done = set()
     for command in COMMANDS:
-        if command == "pip install .":
+        if command == "pip install '.[lab]'":
             # Into a fresh environment, by tests/test_packaging.py.
             continue
         if command.startswith("fastdarts search --run"):

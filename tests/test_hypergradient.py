@@ -15,7 +15,7 @@ from tolerance import assert_within
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jacrev
 
-from fastdarts.search.hypergradient import KINDS, HypergradientError, hypergradient, hypergradient_error
+from fastdarts.hypergradient import KINDS, HypergradientError, hypergradient, hypergradient_error
 
 EPS64 = torch.finfo(torch.float64).eps
 

@@ -13,7 +13,7 @@ from hypergradient_problems import Problem
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fastdarts.search.hypergradient import KINDS, hypergradient
+from fastdarts.hypergradient import KINDS, hypergradient
 
 # kind: (train forward, train backward, train double backward, validation forward, validation backward). A double
 # backward runs back through the backward's graph and then through the forward's: it counts once in each column.

@@ -11,7 +11,7 @@ from hypergradient_problems import Problem, toy
 from torch import Tensor, nn
 
 from fastdarts.errors import UserError
-from fastdarts.search.hypergradient import KINDS, hypergradient, hypergradient_error
+from fastdarts.hypergradient import KINDS, hypergradient, hypergradient_error
 
 
 def leaf(*shape: int, **options: Any) -> Tensor:

@@ -9,7 +9,7 @@ from hypergradient_problems import EVALUATIONS, FINITE, Problem, mixture
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from fastdarts.search.hypergradient import KINDS, hypergradient, hypergradient_error
+from fastdarts.hypergradient import KINDS, hypergradient, hypergradient_error
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -12,7 +12,7 @@ from hypergradient_problems import EVALUATIONS, FINITE, Problem, flat
 from torch import Tensor, nn
 from torch.nn.modules import module as module_hooks
 
-from fastdarts.search.hypergradient import KINDS, hypergradient, hypergradient_error
+from fastdarts.hypergradient import KINDS, hypergradient, hypergradient_error
 
 
 class Odd(nn.Module):

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from hypergradient_problems import FINITE, Problem, flat
 
 from fastdarts import use_backend
+from fastdarts.hypergradient import KINDS, hypergradient
 from fastdarts.nn import Supernet
-from fastdarts.search.hypergradient import KINDS, hypergradient
 from fastdarts.spaces import space
 
 

@@ -21,6 +21,7 @@ from fastdarts.compat import darts, pcdarts
 from fastdarts.errors import UserError
 from fastdarts.nn import MixedOp, SepConv, Supernet, build_op, import_primitives, primitives, register_primitive
 from fastdarts.nn.known import Known, as_known
+from fastdarts.plan import unsupported
 from fastdarts.spaces import _primitives as names
 from fastdarts.spaces import define_space, parse_genotype
 
@@ -86,6 +87,27 @@ def test_an_operation_in_the_peers_table(peer: Any, channels: int) -> None:
     derived = darts.NetworkCIFAR(2, 3, 2, False, genotype)
     assert darts.OPS.keys() < peer.OPS.keys() or isinstance(derived.cells[0]._ops[0], Dense)
     assert derived(torch.randn(2, 3, 6, 6))[0].shape == (2, 3)
+
+
+WINDOWS = [
+    names.Primitive("sep_conv_9x9", "sep_conv", 9),
+    names.Primitive("dil_conv_3x3_3", "dil_conv", 3, 3),
+    names.Primitive("max_pool_5x5", "pool", 5),
+]
+
+
+@pytest.mark.parametrize("row", WINDOWS, ids=lambda row: row.name)
+def test_a_row_in_the_table_of_primitives_is_all_that_one_takes(
+    row: names.Primitive, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A window without a kernel: that candidate runs in plain torch, its cell stays on the engine, one line says so."""
+    names._KNOWN[row.name] = row
+    wide = define_space("wide", (row.name, "skip_connect", "sep_conv_3x3"), nodes=2)
+    assert f"no fused kernel for {row.name}" == unsupported(wide)
+    with caplog.at_level(logging.WARNING, logger="fastdarts"):
+        calls = assert_as_reference(Supernet(wide, channels=2, layers=3), torch.randn(2, 3, 12, 12))
+    assert "Cell" in calls
+    assert len([line for line in caplog.messages if "candidates run in plain torch" in line]) == 1
 
 
 def test_a_table_of_ones_own() -> None:

@@ -15,10 +15,10 @@ from tolerance import assert_within
 from torch import Tensor, nn
 
 from fastdarts import current_backend, use_backend
+from fastdarts.hypergradient import hypergradient
 from fastdarts.nn import Supernet
 from fastdarts.search.choices import Softmax
 from fastdarts.search.graph import obstacle
-from fastdarts.search.hypergradient import hypergradient
 from fastdarts.search.step import SearchStep
 from fastdarts.spaces import space
 

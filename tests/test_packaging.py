@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_structure import LAB
 
 import fastdarts
-from fastdarts import _backend
+from fastdarts import __main__, _backend
 
 ROOT = Path(__file__).resolve().parents[1]
 SUFFIX = importlib.machinery.EXTENSION_SUFFIXES[0]
@@ -51,6 +52,21 @@ def test_setup_imports_no_torch_and_runs_no_pip() -> None:
     assert not re.search(r"\bpip\b|nvidia-smi", text)
     assert re.findall(r"environ\.get\('(\w+)'", text) == ["FASTDARTS_BUILD", "FASTDARTS_CUDA", "CUDA_HOME"]
     assert text.count("environ.") == text.count("environ") - text.count("environment") == 3
+
+
+def test_the_command_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine is installed without what the command line is made of."""
+    for name in [name for name in sys.modules if name.startswith("fastdarts.cli")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "typer", None)
+    with pytest.raises(SystemExit, match=r"^fastdarts: the command needs typer, .*pip install 'fastdarts\[lab\]'$"):
+        __main__.main()
+
+
+def test_an_import_of_the_layers_loads_nothing_of_the_lab() -> None:
+    blocked = ("typer", "rich", "scipy", "matplotlib", "sklearn", "tensorboard", *(f"fastdarts.{lab}" for lab in LAB))
+    script = f"import sys\nsys.modules.update(dict.fromkeys({blocked!r}))\nimport fastdarts.compat.darts\n"
+    python(sys.executable, script + "import fastdarts.hypergradient, fastdarts.profile\n", ROOT)
 
 
 def test_the_version_is_stated_once() -> None:

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastdarts.compat.darts import Architect, Network
+from fastdarts.hypergradient import hypergradient
 from fastdarts.nn import Supernet
 from fastdarts.search import configure
 from fastdarts.search.choices import Mixing, Softmax
-from fastdarts.search.hypergradient import hypergradient
 from fastdarts.search.step import SearchStep
 from fastdarts.spaces import define_space, space
 from tests.tolerance import assert_within

@@ -16,9 +16,14 @@ from fastdarts import use_backend
 from fastdarts._backend import native
 from fastdarts.errors import UserError
 from fastdarts.ops import maps
+from fastdarts.plan import SIDES
 
 op = importlib.import_module("fastdarts.ops.stencil")
 launchers = importlib.import_module("fastdarts.ops._stencil_cpu")
+
+
+def test_the_core_has_the_windows_that_plans_have() -> None:
+    assert tuple(native().stencil_sides) == SIDES
 
 
 @pytest.mark.parametrize("normalised", [False, True], ids=["plain", "normalised"])

@@ -16,11 +16,13 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS = {
     "cli": 5, "compat": 5, "__main__": 5,
     "search": 4, "evaluate": 4, "profile": 4, "_doctor": 4,
-    "nn": 3,
+    "nn": 3, "hypergradient": 3,
     "ops": 2, "plan": 2, "report": 2, "data": 2,
     "reference": 1, "kernels": 1, "_C": 1, "spaces": 1, "runs": 1,
     "errors": 0, "reading": 0, "_backend": 0, "__version__": 0,
 }  # fmt: skip
+# What searches, judges and reports; a layer, a drop-in network or a hypergradient is to be had without it.
+LAB = {"search", "evaluate", "data", "runs", "report", "cli", "_doctor"}
 HEAVY = {"matplotlib", "sklearn", "tensorboard", "scipy", "triton", "torchvision", "PIL", "pandas"}
 PICKLES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "marshal", "shelve"}
 
@@ -73,9 +75,12 @@ def relative(path: Path) -> str:
 @pytest.mark.parametrize("path", PACKAGE, ids=relative)
 def test_imports_run_downwards(path: Path) -> None:
     own = part(module_name(path))
-    if own is None:
+    if own is None or own == "__main__":
         return
     assert own in FLOORS, f"fastdarts.{own} stands on no floor: give it one above"
+    if own not in LAB:
+        for name in imported(path, ast.walk(TREES[path])):
+            assert part(name) not in LAB, f"{path.name} is of the engine and imports {name}, which is the lab's"
     for name in imported(path, ast.walk(TREES[path])):
         below = part(name)
         if below is not None:

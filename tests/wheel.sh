@@ -28,7 +28,7 @@ wheel=$(echo "$work"/repaired/fastdarts-*.whl)
 pip=("$work/env/bin/python" -m pip --disable-pip-version-check install --quiet)
 # shellcheck disable=SC2086  # an index is two words
 "${pip[@]}" --no-deps ${TORCH_INDEX:-} "${TORCH:-torch==2.13.0}"
-"${pip[@]}" "$wheel"
+"${pip[@]}" "$wheel[lab]"
 cd "$work" # the installed package, not this tree
 "$work/env/bin/fastdarts" doctor
 "$work/env/bin/python" - "$build" <<'PY'

@@ -7,6 +7,7 @@
 
 #include "../common.h"
 #include "../cpu/stencil.h"
+#include "../stencils.h"
 
 namespace fastdarts {
 
@@ -32,9 +33,7 @@ struct StencilCall {
         for (const auto& [source, kernel, dilation, stride, depthwise, pointwise, y, y_pixel, g, g_pixel, ddepthwise,
                           dpointwise] : with) {
             require(source >= 0 && source < static_cast<std::int64_t>(sources.size()), "stencil: no such source");
-            require(kernel > 0 && kernel <= 7 && kernel % 2 == 1, "stencil: a kernel is not 1, 3, 5 or 7");
-            require(dilation == 1 || dilation == 2, "stencil: a dilation is neither 1 nor 2");
-            require(stride == 1 || stride == 2, "stencil: a stride is neither 1 nor 2");
+            require(is_stencil(kernel, dilation, stride), "stencil: there is no kernel for a window");
             require((y == 0 || y_pixel >= channels) && (g == 0 || g_pixel >= channels),
                     "stencil: pixels of a convolution's maps overlap");
             // One tap has no distance to the next: kernels for dilation 1 do.

@@ -3,6 +3,7 @@
 // A row of the tile is loaded once, as 16-byte words, and serves every output row and every tap that it meets.
 #pragma once
 
+#include "../stencils.h"
 #include "stencil_backward_plan.cuh"
 
 namespace fastdarts {
@@ -71,28 +72,18 @@ FASTDARTS_DEVICE void gather_taps(const float* tile, int pitch, const float (&dz
 // Calls body.run<K, D, S>() for the convolution; kernels of 7 only where Large.
 template <bool Large, typename Body>
 FASTDARTS_DEVICE void dispatch(int kernel, int dilation, int stride, const Body& body) {
-    const int code = kernel * 4 + (dilation - 1) * 2 + stride - 1;
-    switch (code) {
-        case 4: return body.template run<1, 1, 1>();
-        case 5: return body.template run<1, 1, 2>();
-        case 12: return body.template run<3, 1, 1>();
-        case 13: return body.template run<3, 1, 2>();
-        case 14: return body.template run<3, 2, 1>();
-        case 15: return body.template run<3, 2, 2>();
-        case 20: return body.template run<5, 1, 1>();
-        case 21: return body.template run<5, 1, 2>();
-        case 22: return body.template run<5, 2, 1>();
-        case 23: return body.template run<5, 2, 2>();
+    switch (kernel * 4 + (dilation - 1) * 2 + stride - 1) {
+#define FASTDARTS_RUN(K, D, S)                                                            \
+    case K * 4 + (D - 1) * 2 + S - 1:                                                     \
+        if constexpr ((K > 1 || D == 1) && (K < 7 || Large)) return body.template run<K, D, S>(); \
+        break;
+#define FASTDARTS_RUNS(K) FASTDARTS_RUN(K, 1, 1) FASTDARTS_RUN(K, 1, 2) FASTDARTS_RUN(K, 2, 1) FASTDARTS_RUN(K, 2, 2)
+        FASTDARTS_SIDES(FASTDARTS_RUNS)
+#undef FASTDARTS_RUNS
+#undef FASTDARTS_RUN
         default: break;
     }
-    if constexpr (Large) {
-        switch (code) {
-            case 28: return body.template run<7, 1, 1>();
-            case 29: return body.template run<7, 1, 2>();
-            case 30: return body.template run<7, 2, 1>();
-            default: return body.template run<7, 2, 2>();
-        }
-    }
+    FASTDARTS_TRAP();
 }
 
 }  // namespace backward

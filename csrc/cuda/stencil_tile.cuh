@@ -1,6 +1,7 @@
 // What a block of the forward pass does with its tile: see stencil_forward_plan.cuh.
 #pragma once
 
+#include "../stencils.h"
 #include "device.cuh"
 #include "stencil_forward_plan.cuh"
 
@@ -116,14 +117,16 @@ template <int S>
 FASTDARTS_DEVICE void depthwise(const Task& t, const Conv& conv, const Item& item, const float* plane,
                                 const float* weights, float* z, int turn) {
     switch (conv.kernel * 2 + conv.dilation) {
-        case 1 * 2 + 1: return depthwise<1, 1, S>(t, item, plane, weights, z, turn);
-        case 3 * 2 + 1: return depthwise<3, 1, S>(t, item, plane, weights, z, turn);
-        case 3 * 2 + 2: return depthwise<3, 2, S>(t, item, plane, weights, z, turn);
-        case 5 * 2 + 1: return depthwise<5, 1, S>(t, item, plane, weights, z, turn);
-        case 5 * 2 + 2: return depthwise<5, 2, S>(t, item, plane, weights, z, turn);
-        case 7 * 2 + 1: return depthwise<7, 1, S>(t, item, plane, weights, z, turn);
-        default: return depthwise<7, 2, S>(t, item, plane, weights, z, turn);
+#define FASTDARTS_DEPTHWISE(K)                                                                           \
+    case K * 2 + 1: return depthwise<K, 1, S>(t, item, plane, weights, z, turn);                         \
+    case K * 2 + 2:                                                                                      \
+        if constexpr (K > 1) return depthwise<K, 2, S>(t, item, plane, weights, z, turn);                \
+        break;
+        FASTDARTS_SIDES(FASTDARTS_DEPTHWISE)
+#undef FASTDARTS_DEPTHWISE
+        default: break;
     }
+    FASTDARTS_TRAP();
 }
 
 }  // namespace forward

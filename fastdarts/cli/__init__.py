@@ -29,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Differentiable architecture search: search, retrain, and compare with random choice.\n\n"
-    "Start with `fastdarts search`: it searches on scikit-learn's digits and needs no other file.",
+    "Start with `fastdarts search`: it searches on the digits, which it ships, and needs no other file.",
 )
 
 # typer 0.29 carries click inside itself and earlier ones import it; what both show is this class's ancestry.

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from fastdarts.compat.ranks import average_gradients, rank_count, share
 from fastdarts.errors import UserError
-from fastdarts.search import hypergradient
+from fastdarts.hypergradient import hypergradient
 
 __all__ = ["Architect", "ArchitectArguments", "SearchModel"]
 

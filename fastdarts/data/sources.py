@@ -20,7 +20,7 @@ from fastdarts.data.svhn import SVHN, read_svhn
 
 __all__ = ["load_images", "names"]
 
-_DIGITS = Source("digits", "scikit-learn", "https://scikit-learn.org", 10, (1437, 360))
+_DIGITS = Source("digits", "Alpaydin and Kaynak 1998", "https://doi.org/10.24432/C50P49", 10, (1437, 360))
 _READERS: dict[str, tuple[Source, Callable[[str | os.PathLike[str] | None], tuple[Part, Part]]]] = {
     "digits": (_DIGITS, read_digits),
     "cifar10": (CIFAR10.source, partial(read_cifar, layout=CIFAR10)),

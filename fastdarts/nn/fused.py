@@ -165,11 +165,13 @@ class Engine:
             sources = [cast(x) for x in sources]
             if settings is not None and not settings.training:
                 mean, var = self._running(edges, stack, survey, route)
+            kernels, places = self._kernels(edges, stack, survey, route)
             out, mean, var = fused_cell(
                 sources,
                 weights,
-                self._kernels(edges, stack, survey, route),
+                kernels,
                 route.plan,
+                places=places,
                 bypass=bypass,
                 noise=[cast(each).to(sources[0].dtype) for each in handed],
                 mean=mean,
@@ -230,14 +232,17 @@ class Engine:
         (mean, var, _), rows = _rows(stack, places)
         return chosen(mean, rows).flatten(), chosen(var, rows).flatten()
 
-    def _kernels(self, edges: Any, stack: Stack | None, survey: Survey, route: Route) -> list[Tensor]:
+    def _kernels(
+        self, edges: Any, stack: Stack | None, survey: Survey, route: Route
+    ) -> tuple[list[Tensor], Sequence[int]]:
+        """The weights of the convolutions, or what they lie in, and where."""
         places = _some(survey.stacked_convs, route.kernels)
         if places is not None and stack is not None:
-            return stack.kernels(places)
+            return stack.pieces(places)
         if torch.compiler.is_compiling() or self._found is None:
-            return [_at(edges, place).weight for place in _some(survey.convs, route.kernels) or ()]
+            return [_at(edges, place).weight for place in _some(survey.convs, route.kernels) or ()], ()
         convs = _some(self._found.convs, route.kernels)
-        return [own["_parameters"]["weight"] if own else conv.weight for conv, own in convs]
+        return [own["_parameters"]["weight"] if own else conv.weight for conv, own in convs], ()
 
     def _norms(self, edges: Sequence[Any], survey: Survey, route: Route) -> Sequence[Any]:
         if torch.compiler.is_compiling() or self._found is None:

@@ -16,6 +16,7 @@ from torch.nn.modules import module as torch_modules
 
 from fastdarts.nn.operations import DilConv, FactorizedReduce, Identity, Noise, ReLUConvBN, SepConv, Zero
 from fastdarts.nn.stack import StackedConv2d, StackedNorm
+from fastdarts.plan import DILATIONS, WINDOWS
 
 __all__ = [
     "ATTRIBUTES",
@@ -176,10 +177,10 @@ def _separable(module: Any, channels: int, stride: int) -> Known:
     if len(layers) != 4 * halves:
         raise _Other("layers were added or removed")
     window = layers[1].weight.shape[-1] if type(layers[1]) in _CONV else 0
-    if window not in (3, 5, 7):
+    if window not in WINDOWS:
         raise _Other(_named(layers[1]))
     dilation = 1 if halves == 2 else int(layers[1].dilation[0])
-    if dilation not in (1, 2):
+    if dilation not in DILATIONS:
         raise _Other(f"a dilation of {dilation}")
     for half, (relu, depthwise, pointwise, norm) in enumerate(zip(*[iter(layers)] * 4, strict=True)):
         _relu(relu, made)

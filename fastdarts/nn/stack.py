@@ -122,6 +122,19 @@ class Stack(nn.Module):
             views[source] = iter(weight.split([*pieces, weight.numel() - filled[source]])[1::2])
         return [next(views[source]).view(shape) for source, _, shape in wanted]
 
+    def pieces(self, chosen: Sequence[int]) -> tuple[list[Tensor], list[int]]:
+        """The sources in which the weights of convolutions lie, and for each which one and its first element there.
+
+        Args:
+            chosen: which convolutions.
+        """
+        sources: dict[int, int] = {}
+        places = []
+        for index in chosen:
+            source, start, _ = self._kernels[index]
+            places += [sources.setdefault(source, len(sources)), start]
+        return list(map(self._source, sources)), places
+
     def kernel(self, index: int) -> Tensor:
         """The weight of one convolution, a view."""
         if index in self._cut:

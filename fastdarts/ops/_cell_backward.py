@@ -2,35 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from fastdarts.ops import maps
 from fastdarts.ops._cell_forward import Work
-from fastdarts.ops._cell_layout import Call, Node
+from fastdarts.ops._cell_given import Asked
+from fastdarts.ops._cell_layout import Call, Gradients, Node
 
-__all__ = ["Asked", "Backward"]
-
-
-@dataclass(frozen=True)
-class Asked:
-    """Whose gradients are asked.
-
-    Args:
-        sources: for each state that is handed in.
-        noise: for each candidate that is handed in.
-        weights: the mixing weights'.
-        bypass: the bypasses' weights'.
-        parameters: the parameters'.
-    """
-
-    sources: tuple[bool, ...]
-    noise: tuple[bool, ...]
-    weights: bool
-    bypass: bool
-    parameters: bool
+__all__ = ["Backward"]
 
 
 class Backward:
@@ -62,9 +42,9 @@ class Backward:
         """Every node that the output depends on, the last one first."""
         for node in self.work.layout.backward:
             reached = node.node in self.gradients or node.slot >= 0
-            if reached and (node.terms or node.inputs.edges):
+            if reached and (node.terms or node.inputs.edges) and node.gradients is not None:
                 self.work.compute(node.gradients.missing)
-                self._node(node)
+                self._node(node, node.gradients)
                 self.work.forget(node.values)
 
     def sources(self) -> list[Tensor]:
@@ -106,8 +86,8 @@ class Backward:
                 self.gradients[state] = given if self.owned else maps.empty_maps(*x.shape, like=x).copy_(given)
         return self.gradients[state]
 
-    def _node(self, node: Node) -> None:
-        work, calls = self.work, node.gradients
+    def _node(self, node: Node, calls: Gradients) -> None:
+        work = self.work
         # All its out-edges are done: the gradient is complete, and freed as soon as it is no longer read.
         g = self.gradients.pop(node.node) if node.node in self.gradients else self._slice(node.slot)
         scale, mean, rstd = work.mixing(node)  # [rows, C'] each
@@ -120,14 +100,14 @@ class Backward:
         self._handed_in(node, mixed, scale)
         inner: list[Tensor] = []
         if calls.second is not None:
-            inner, halves = self._second(node, calls.second, mixed, rows)
+            inner, halves = self._second(calls.second, calls.second_rows, mixed, rows)
             rows_and_halves = torch.cat([rows, halves], 1)
         else:
             rows_and_halves = rows
         if calls.first is not None:
-            self._first(node, calls.first, mixed, inner, rows_and_halves)
+            self._first(calls.first, calls, mixed, inner, rows_and_halves)
         del inner
-        self._reductions(node, mixed, rows)
+        self._reductions(calls, mixed, rows)
         inputs = calls.inputs
         if inputs.edges:
             shape = (len(inputs.edges), 3, work.layout.plan.mixed)
@@ -188,10 +168,10 @@ class Backward:
     def _values(self, call: Call) -> list[Tensor] | None:
         return [self.work.values[row] for row in call.rows] if self.training else None
 
-    def _second(self, node: Node, call: Call, g: Tensor, rows: Tensor) -> tuple[list[Tensor], Tensor]:
+    def _second(self, call: Call, index: Tensor, g: Tensor, rows: Tensor) -> tuple[list[Tensor], Tensor]:
         """Second halves: the gradients of what they read, normalised, and the coefficients of that batch norm."""
         work = self.work
-        alpha, beta, gamma = rows.index_select(1, node.gradients.second_rows).unbind()
+        alpha, beta, gamma = rows.index_select(1, index).unbind()
         mean, rstd = work.rows(call.normalised)
         inner, depthwise, pointwise, sums, products = work.engine.stencil.backward(
             [work.values[row] for row in call.sources],
@@ -213,16 +193,16 @@ class Backward:
         assert sums is not None and products is not None  # a normalised source always has them
         return inner, self._coefficients(rstd, rstd, mean, sums, products, g, stored=len(mean))
 
-    def _first(self, node: Node, call: Call, g: Tensor, inner: list[Tensor], rows: Tensor) -> None:
+    def _first(self, call: Call, calls: Gradients, g: Tensor, inner: list[Tensor], rows: Tensor) -> None:
         """First halves and dilated ones, added to the gradients of the states."""
         work = self.work
-        alpha, beta, gamma = rows.index_select(1, node.gradients.first_rows).unbind()
+        alpha, beta, gamma = rows.index_select(1, calls.first_rows).unbind()
         _, depthwise, pointwise, _, _ = work.engine.stencil.backward(
             [work.mixed(work.states[source]) for source in call.sources],
             call.convs,
             [work.parameters[place] for place in call.depthwise],
             [work.parameters[place] for place in call.pointwise],
-            [g if place < 0 else inner[place] for place in node.gradients.inner],
+            [g if place is None else inner[place] for place in calls.inner],
             self._values(call),
             alpha,
             beta,
@@ -237,9 +217,9 @@ class Backward:
             for place, each in zip(places, found or (), strict=False):
                 self._parameters[place] = each
 
-    def _reductions(self, node: Node, g: Tensor, rows: Tensor) -> None:
+    def _reductions(self, calls: Gradients, g: Tensor, rows: Tensor) -> None:
         work = self.work
-        for reduction, row in zip(node.gradients.reductions, node.gradients.reduction_rows, strict=True):
+        for reduction, row in zip(calls.reductions, calls.reduction_rows, strict=True):
             alpha, beta, gamma = rows[:, row].unbind()
             _, found = work.engine.preprocess.backward(
                 work.mixed(work.states[reduction.source]),

@@ -12,7 +12,7 @@ from fastdarts.ops import maps
 from fastdarts.ops._cell_layout import Call, Inputs, Layout, Node, Values
 from fastdarts.ops._engine import Engine
 
-__all__ = ["Statistics", "Work", "forward", "with_zero"]
+__all__ = ["Statistics", "Work", "run", "with_zero"]
 
 
 class Statistics:
@@ -163,7 +163,7 @@ def with_zero(weights: Tensor) -> Tensor:
     return torch.cat([flat, flat.new_zeros(1)])
 
 
-def forward(work: Work) -> tuple[Tensor, list[Tensor]]:
+def run(work: Work) -> tuple[Tensor, list[Tensor]]:
     """Run a cell.
 
     `node = sum_t W_t r_t (y_t - mu_t)`, over the stored values and the pools of all in-edges, plus the skips `W x` and

@@ -1,14 +1,14 @@
-"""A cell's schedule with its index tensors: where each call finds its statistics, mixing weights and coefficients.
+"""A cell's program with its indices as tensors, for kernels that are called one by one.
 
-Statistics are rows [1 + norms, C'] in the order in which forward measures them; the first one stands for what has no
-batch norm, mean 0 and rstd 1. Mixing weights are [E * width + 1], the last one 0. A node's rows are its terms, then
-skip, max pool and average pool of each in-edge that has one of these; what an edge has not is there with a weight of 0.
+The one difference from the program's own numbering: statistics are rows [1 + norms, C'] in the order in which forward
+measures them, so that what a kernel measured is appended; the first one stands for what has no batch norm, mean 0 and
+rstd 1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -19,16 +19,16 @@ from fastdarts.ops.mixed_sum import Edge
 from fastdarts.ops.stencil import Conv
 from fastdarts.plan import (
     CellPlan,
-    Convolution,
     InEdge,
-    NodeStage,
+    NodeBackward,
     PoolMoments,
+    Program,
     Reduction,
     StencilCall,
     ValuesStage,
-    kept_rows,
-    schedule,
+    program,
 )
+from fastdarts.plan import Node as NodeCalls
 
 __all__ = ["Call", "Gradients", "Inputs", "Layout", "Node", "Pools", "Values", "layout"]
 
@@ -103,7 +103,7 @@ class Gradients:
         second, first: the calls whose gradients are asked.
         second_rows: [S], rows of the node that are the second halves.
         first_rows: [F], rows of the node, then the second halves' sources, that are the coefficients of `first`.
-        inner: for each convolution of `first` the second half that its gradient comes from, -1 for the node.
+        inner: for each convolution of `first` the second half that its gradient comes from; None: the node.
         reductions, reduction_rows: the factorised reductions whose gradients are asked, and their rows of the node.
         inputs: the in-edges whose source has its gradient asked.
     """
@@ -113,7 +113,7 @@ class Gradients:
     first: Call | None
     second_rows: Tensor
     first_rows: Tensor
-    inner: tuple[int, ...]
+    inner: tuple[int | None, ...]
     reductions: tuple[Reduction, ...]
     reduction_rows: tuple[int, ...]
     inputs: Inputs
@@ -131,7 +131,7 @@ class Node:
         weights: [rows], the mixing weights of the node's rows.
         inputs: its in-edges with something from the source itself.
         values: the norms' rows of all values of the in-edges.
-        gradients: its backward.
+        gradients: its backward; None where nothing depends on it.
     """
 
     node: int
@@ -141,7 +141,7 @@ class Node:
     weights: Tensor
     inputs: Inputs
     values: tuple[int, ...]
-    gradients: Gradients
+    gradients: Gradients | None
 
 
 @dataclass(frozen=True)
@@ -181,20 +181,16 @@ def layout(text: str, memory: str, width: int, device: str, sources: tuple[bool,
     """
     # A tensor made in inference mode could not be used in a later training step.
     with torch.inference_mode(False):
-        return _Builder(CellPlan.decode(text), memory, width, device, sources, parameters).layout()
+        return _Builder(program(text, memory, width, sources, parameters), device).layout()
 
 
 class _Builder:
-    def __init__(
-        self, plan: CellPlan, memory: str, width: int, device: str, sources: tuple[bool, ...], parameters: bool
-    ) -> None:
-        self.plan, self.memory, self.width, self.device = plan, memory, width, device
-        self.parameters = parameters
-        self.asked = [*sources, *[True] * len(plan.computed)]
-        self.order = schedule(plan, memory)
-        # The norms in the order in which forward measures them; -1 for what has none.
-        self.norms = [-1]
-        for stage in self.order.forward:
+    def __init__(self, program: Program, device: str) -> None:
+        self.program, self.device = program, device
+        self.nothing = len(program.plan.norms)
+        # The norms in the order in which forward measures them, after what has none.
+        self.norms = [self.nothing]
+        for stage in program.forward:
             if isinstance(stage, ValuesStage):
                 self.norms += [each.norm for each in stage.first.convolutions]
                 self.norms += [each.norm for each in stage.reductions]
@@ -203,17 +199,24 @@ class _Builder:
         self.statistics = {norm: row for row, norm in enumerate(self.norms)}
 
     def layout(self) -> Layout:
-        order, nothing = self.order, len(self.plan.norms)
-        stages = {stage.node: self._node(stage) for stage in order.forward if isinstance(stage, NodeStage)}
-        forward = tuple(
-            self._values(stage) if isinstance(stage, ValuesStage) else stages[stage.node] for stage in order.forward
+        backward = {each.node.stage.node: each for each in self.program.backward}
+        stages = {
+            stage.stage.node: self._node(stage, backward.get(stage.stage.node))
+            for stage in self.program.forward
+            if isinstance(stage, NodeCalls)
+        }
+        return Layout(
+            self.program.plan,
+            tuple(
+                stages[stage.stage.node] if isinstance(stage, NodeCalls) else self._values(stage)
+                for stage in self.program.forward
+            ),
+            tuple(map(stages.__getitem__, backward)),
+            self._index(self.norms),
+            self._index(self.statistics[norm] for norm in range(self.nothing)),
+            dict.fromkeys(self.program.kept),
+            self.program.hidden,
         )
-        hidden = tuple(node for node in self.plan.computed if node not in self.plan.concat)
-        backward = tuple(stages[stage.node] for stage in order.backward)
-        norms = self._index(nothing if norm < 0 else norm for norm in self.norms)
-        measured = self._index(self.statistics[norm] for norm in range(nothing))
-        kept = dict.fromkeys(kept_rows(self.plan, self.memory))
-        return Layout(self.plan, forward, backward, norms, measured, kept, hidden)
 
     def _index(self, numbers: Iterable[int]) -> Tensor:
         return torch.tensor(list(numbers), dtype=torch.int64, device=self.device)
@@ -221,14 +224,12 @@ class _Builder:
     def _call(self, call: StencilCall, *, normalised: bool = False) -> Call | None:
         if not call.convolutions:
             return None
-        convs = [Conv(each.source, each.kernel, each.dilation, each.stride) for each in call.convolutions]
-        rows = tuple(each.norm for each in call.convolutions)
         return Call(
             call.sources,
-            convs,
+            [Conv(each.source, each.kernel, each.dilation, each.stride) for each in call.convolutions],
             tuple(each.depthwise for each in call.convolutions),
             tuple(each.pointwise for each in call.convolutions),
-            rows,
+            tuple(each.norm for each in call.convolutions),
             self._index(self.statistics[row] for row in call.sources if normalised),
         )
 
@@ -240,73 +241,36 @@ class _Builder:
         rows = [0] * len(pools.max_norms) + [1] * len(pools.avg_norms)
         return Pools(pools.source, pools.stride, bool(pools.max_norms), bool(pools.avg_norms), self._index(rows))
 
-    def _node(self, stage: NodeStage) -> Node:
-        rows = _rows(stage)
-        norms = [self.statistics[norm] for _, _, norm in rows]
-        nothing = len(self.plan.edges) * self.width
-        weights = [edge * self.width + column if column >= 0 else nothing for edge, column, _ in rows]
-        values = [each.norm for each in (*stage.first.convolutions, *stage.second.convolutions)]
-        values += [each.norm for each in stage.reductions]
+    def _node(self, node: NodeCalls, backward: NodeBackward | None) -> Node:
+        stage = node.stage
         return Node(
             stage.node,
             stage.slot,
             tuple((term.norm, term.noise) for term in stage.terms),
-            self._index(norms),
-            self._index(weights),
-            self._inputs(stage, stage.inputs),
-            tuple(values),
-            self._gradients(stage),
+            self._index(self.statistics[norm] for norm in node.norms),
+            self._index(node.weights),
+            self._inputs(stage.inputs, range(len(stage.terms), len(node.norms))),
+            node.values,
+            None if backward is None else self._gradients(backward),
         )
 
-    def _inputs(self, stage: NodeStage, edges: tuple[InEdge, ...]) -> Inputs:
-        start = {each.edge: len(stage.terms) + 3 * e for e, each in enumerate(stage.inputs)}
+    def _inputs(self, edges: tuple[InEdge, ...], rows: Iterable[int]) -> Inputs:
         return Inputs(
             tuple(each.source for each in edges),
             [Edge(each.stride, each.skip >= 0, each.max_pool >= 0, each.avg_pool >= 0) for each in edges],
-            self._index(row for each in edges for row in range(start[each.edge], start[each.edge] + 3)),
+            self._index(rows),
             self._index(each.edge for each in edges),
         )
 
-    def _gradients(self, stage: NodeStage) -> Gradients:
-        second = _only(stage.second, self._convolution_asked)
-        first = _only(stage.first, self._convolution_asked)
-        rows = {norm: k for k, (_, _, norm) in enumerate(_rows(stage)) if norm >= 0}
-        after = len(_rows(stage))
-        halves = {row: k for k, row in enumerate(second.sources)}
-        reductions = tuple(each for each in stage.reductions if self.parameters or self.asked[each.source])
+    def _gradients(self, calls: NodeBackward) -> Gradients:
         return Gradients(
-            self._values(stage.missing(self.memory)),
-            self._call(second, normalised=True),
-            self._call(first),
-            self._index(rows[each.norm] for each in second.convolutions),
-            self._index(
-                after + halves[each.norm] if each.norm in halves else rows[each.norm] for each in first.convolutions
-            ),
-            tuple(halves.get(each.norm, -1) for each in first.convolutions),
-            reductions,
-            tuple(rows[each.norm] for each in reductions),
-            self._inputs(stage, tuple(edge for edge in stage.inputs if self.asked[edge.source])),
+            self._values(calls.missing),
+            self._call(calls.second, normalised=True),
+            self._call(calls.first),
+            self._index(calls.second_rows),
+            self._index(calls.first_rows),
+            calls.inner,
+            calls.reductions,
+            calls.reduction_rows,
+            self._inputs(calls.inputs, calls.input_rows),
         )
-
-    def _convolution_asked(self, convolution: Convolution) -> bool:
-        return self.parameters or self.asked[self.plan.edges[convolution.edge].source]
-
-
-def _rows(stage: NodeStage) -> list[tuple[int, int, int]]:
-    """(edge, column, norm) of a node's rows; norm -1 where there is none, column too for what an edge has not."""
-    free = [
-        (edge.edge, column, norm if column >= 0 else -1)
-        for edge in stage.inputs
-        for column, norm in ((edge.skip, -1), (edge.max_pool, edge.max_norm), (edge.avg_pool, edge.avg_norm))
-    ]
-    return [(term.edge, term.column, term.norm) for term in stage.terms] + free
-
-
-def _only(call: StencilCall, asked: Callable[[Convolution], bool]) -> StencilCall:
-    """The call with the convolutions that are asked, and the sources that these read."""
-    chosen = [each for each in call.convolutions if asked(each)]
-    used = sorted({each.source for each in chosen})
-    return StencilCall(
-        tuple(call.sources[source] for source in used),
-        tuple(replace(each, source=used.index(each.source)) for each in chosen),
-    )

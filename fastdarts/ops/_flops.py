@@ -13,10 +13,12 @@ from typing import Any
 
 import torch
 
+from fastdarts.ops._cell_given import Given
 from fastdarts.plan import CellPlan, schedule
 
 __all__ = ["known_to_counter"]
 
+_PLAN = Given._fields.index("plan")
 _COUNTER = "torch.utils.flop_counter"
 Shape = Sequence[int]
 Convolution = tuple[Shape, Shape, Shape, bool]
@@ -78,14 +80,14 @@ def _backward(convolutions: Iterable[Convolution], weights: bool) -> int:
     return total
 
 
-def _cell(sources: Any, weights: Any, bypass: Any, parameters: Any, *rest: Any, **_: Any) -> int:
-    plan = CellPlan.decode(rest[3])
+def _cell(*given: Any, **_: Any) -> int:
+    sources, plan = given[0], CellPlan.decode(given[_PLAN])
     every = range(plan.inputs, plan.inputs + plan.nodes)
     return _forward(_convolutions(plan, sources[0].shape, every, [True] * plan.given, True))
 
 
 def _cell_backward(grad: Any, sources: Any, *rest: Any, **_: Any) -> int:
-    plan, (need_sources, _noise, _weights, _bypass, parameters) = CellPlan.decode(rest[8]), rest[-5:]
+    plan, (need_sources, _noise, _weights, _bypass, parameters) = CellPlan.decode(rest[_PLAN - 1]), rest[-5:]
     reached = [stage.node for stage in schedule(plan).backward]
     return _backward(_convolutions(plan, sources[0].shape, reached, need_sources, parameters), parameters)
 

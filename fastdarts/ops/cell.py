@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -10,12 +11,9 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from fastdarts._backend import backend_for
-from fastdarts.ops import maps
-from fastdarts.ops._cell_backward import Asked, Backward
-from fastdarts.ops._cell_checks import check, check_tensors
-from fastdarts.ops._cell_forward import Statistics, Work, forward, with_zero
-from fastdarts.ops._cell_layout import Layout, layout
-from fastdarts.ops._engine import computing, engine
+from fastdarts.ops import _cell_cpu, _cell_launched, maps
+from fastdarts.ops._cell_given import Asked, Given
+from fastdarts.ops._engine import computing
 from fastdarts.plan import MEMORY, CellPlan, kept_rows
 from fastdarts.reference.cell import cell as _reference
 
@@ -23,17 +21,19 @@ __all__ = ["cell", "on_reference"]
 
 _NAME = "fastdarts::cell"
 _BACKWARD = "fastdarts::cell_backward"
+_GIVEN = (
+    "Tensor[] sources, Tensor weights, Tensor? bypass, Tensor[] parameters, int[] places, Tensor[] noise,"
+    " Tensor? mean, Tensor? var, str plan, str memory, float eps"
+)
 
 torch.library.define(
     _NAME,
-    "(Tensor[] sources, Tensor weights, Tensor? bypass, Tensor[] parameters, Tensor[] noise, Tensor? mean, Tensor? var,"
-    " str plan, str memory, float eps) -> (Tensor, Tensor, Tensor, Tensor[])",
+    f"({_GIVEN}) -> (Tensor, Tensor, Tensor, Tensor[])",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 torch.library.define(
     _BACKWARD,
-    "(Tensor grad, Tensor[] sources, Tensor weights, Tensor? bypass, Tensor[] parameters, Tensor[] noise, Tensor out,"
-    " Tensor mean, Tensor var, Tensor[] kept, str plan, str memory, float eps, bool training, str backend,"
+    f"(Tensor grad, {_GIVEN}, Tensor out, Tensor[] kept, bool training, str backend,"
     " bool[] need_sources, bool[] need_noise, bool need_weights, bool need_bypass, bool need_parameters)"
     " -> (Tensor[], Tensor[], Tensor[], Tensor[])",
     tags=(torch.Tag.pt2_compliant_tag,),
@@ -46,6 +46,7 @@ def cell(
     parameters: Sequence[Tensor],
     plan: CellPlan | str,
     *,
+    places: Sequence[int] = (),
     bypass: Tensor | None = None,
     noise: Sequence[Tensor] = (),
     mean: Tensor | None = None,
@@ -78,6 +79,8 @@ def cell(
             candidate of the plan has is not read, and its gradient is 0.
         parameters: of the shapes in `plan.parameters`, in that order, floating.
         plan: what is computed; encoded too.
+        places: for each parameter of the plan which of `parameters` it lies in, and its first element there; these are
+            then flat tensors, a few for a cell, and so are their gradients: 0 where no parameter lies.
         bypass: [E], floating; edge weights of the channels that are not mixed, None for 1 each. Only with partial > 1.
         noise: a map [N, C / partial, H', W'] for each candidate of the plan that is handed in, noise or what a module
             computed; the dtype of the sources.
@@ -97,19 +100,20 @@ def cell(
 
     Source: Liu et al. 2019 (DARTS), Eq. 1 and 2; Xu et al. 2020 (PC-DARTS), Eq. 3 and 4.
     """
-    arguments = (list(sources), weights, bypass, list(parameters), list(noise), mean, var)
-    check_tensors(*arguments)
+    text = plan if isinstance(plan, str) else plan.encode()
+    several = list(sources), weights, bypass, list(parameters), list(places), list(noise)
+    given = Given(*several, mean, var, text, memory, eps)
+    given.check_tensors()
     if on_reference(sources[0].device.type):
+        given.check()
         decoded = CellPlan.decode(plan) if isinstance(plan, str) else plan
-        check(*arguments, decoded, memory)
-        given = (sources, weights, parameters, decoded)
-        return _reference(*given, bypass=bypass, noise=noise, mean=mean, var=var, eps=eps)
+        options = {"bypass": bypass, "noise": noise, "mean": mean, "var": var, "eps": eps}
+        return _reference(sources, weights, given.kernels(), decoded, **options)
     if memory in MEMORY and not _any_gradient(*sources, *parameters, *noise, weights, bypass):
-        memory = "lean"
+        given = given._replace(memory="lean")
     maps.count_flops()
     out: Tensor
-    text = plan if isinstance(plan, str) else plan.encode()
-    out, mean, var, _ = torch.ops.fastdarts.cell(*arguments, text, memory, eps)
+    out, mean, var, _ = torch.ops.fastdarts.cell(*given)
     return out, mean, var
 
 
@@ -124,95 +128,35 @@ def on_reference(device: str) -> bool:
     return backend_for("cell", device) == "reference"
 
 
-# The library op.
+# The library op. Its arguments are the fields of `Given`; those of its backward are the output's gradient, these, what
+# forward left, and whose gradients are asked.
 
 
-def _work(
-    sources: list[Tensor],
-    weights: Tensor,
-    bypass: Tensor | None,
-    parameters: list[Tensor],
-    noise: list[Tensor],
-    statistics: Statistics,
-    chosen: Layout,
-    backend: str,
-) -> Work:
-    plan, beta = chosen.plan, None
-    if plan.partial > 1:
-        edges = len(plan.edges)
-        beta = weights.new_ones(edges, dtype=torch.float64) if bypass is None else bypass.detach().to(torch.float64)
-    states, noise = [maps.as_maps(x) for x in sources], [maps.as_maps(x) for x in noise]
-    return Work(engine(backend), chosen, states, parameters, noise, statistics, with_zero(weights), beta)
+def _executor(backend: str) -> ModuleType:
+    """What runs a cell: one call of the native core on the CPU, the kernels one by one elsewhere."""
+    return _cell_cpu if backend == "cpu" else _cell_launched
 
 
-def _cell(
-    sources: list[Tensor],
-    weights: Tensor,
-    bypass: Tensor | None,
-    parameters: list[Tensor],
-    noise: list[Tensor],
-    mean: Tensor | None,
-    var: Tensor | None,
-    plan: str,
-    memory: str,
-    eps: float,
-) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-    decoded = CellPlan.decode(plan)
-    check(sources, weights, bypass, parameters, noise, mean, var, decoded, memory)
-    device, asked = sources[0].device, (True,) * len(sources)
-    chosen = layout(plan, memory, weights.shape[1], str(device), asked, True)
-    maps.keep_if_captured(chosen, device)
-    if mean is None or var is None:
-        statistics = Statistics.unknown(decoded.mixed, eps, device)
-    else:
-        statistics = Statistics.known(mean, var, chosen, eps)
-    work = _work(sources, weights, bypass, parameters, noise, statistics, chosen, computing("cell", sources[0]))
-    out, kept = forward(work)
-    if mean is None or var is None:
-        return out, *statistics.used(chosen), kept
-    # Of the op's own: an output of an op must not be one of its inputs.
-    return out, mean.to(torch.float64, copy=True), var.to(torch.float64, copy=True), kept
+def _cell(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    given = Given(*arguments)
+    given.check()
+    backend = computing("cell", given.sources[0])
+    found: tuple[Tensor, Tensor, Tensor, list[Tensor]] = _executor(backend).forward(given, backend)
+    return found
 
 
-def _cell_backward(
-    grad: Tensor,
-    sources: list[Tensor],
-    weights: Tensor,
-    bypass: Tensor | None,
-    parameters: list[Tensor],
-    noise: list[Tensor],
-    out: Tensor,
-    mean: Tensor,
-    var: Tensor,
-    kept: list[Tensor],
-    plan: str,
-    memory: str,
-    eps: float,
-    training: bool,
-    backend: str,
-    need_sources: list[bool],
-    need_noise: list[bool],
-    need_weights: bool,
-    need_bypass: bool,
-    need_parameters: bool,
-) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
-    asked = Asked(tuple(need_sources), tuple(need_noise), need_weights, need_bypass, need_parameters)
-    chosen = layout(plan, memory, weights.shape[1], str(grad.device), asked.sources, need_parameters)
-    maps.keep_if_captured(chosen, grad.device)
-    decoded = chosen.plan
-    statistics = Statistics.known(mean, var, chosen, eps)
-    work = _work(sources, weights, bypass, parameters, noise, statistics, chosen, backend)
-    hidden = iter(kept[len(chosen.kept) :])
-    for node in decoded.computed:
-        start = decoded.concat.index(node) * decoded.channels if node in decoded.concat else -1
-        work.states.append(next(hidden) if start < 0 else out[:, start : start + decoded.channels])
-    work.values.update(zip(chosen.kept, kept, strict=False))
-    backward = Backward(work, grad, asked, training=training)
-    backward.run()
-    mixing = [backward.weights(*weights.shape).to(weights.dtype)] if need_weights else []
-    if need_bypass and bypass is not None:
-        mixing.append(backward.bypass(len(decoded.edges)).to(bypass.dtype))
-    return backward.sources(), mixing, backward.parameters() if need_parameters else [], backward.noise()
+def _cell_backward(grad: Tensor, *arguments: Any) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
+    given, (out, kept, training, backend), asked = _backward_arguments(arguments)
+    found: tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]] = _executor(backend).backward(
+        given, grad, out, kept, asked, training=training, backend=backend
+    )
+    return found
+
+
+def _backward_arguments(arguments: Sequence[Any]) -> tuple[Given, Sequence[Any], Asked]:
+    fields = len(Given._fields)
+    sources, noise, *others = arguments[fields + 4 :]
+    return Given(*arguments[:fields]), arguments[fields : fields + 4], Asked(tuple(sources), tuple(noise), *others)
 
 
 for _name, _function in ((_NAME, _cell), (_BACKWARD, _cell_backward)):
@@ -220,66 +164,36 @@ for _name, _function in ((_NAME, _cell), (_BACKWARD, _cell_backward)):
 
 
 @torch.library.register_fake(_NAME)
-def _fake(
-    sources: list[Tensor],
-    weights: Tensor,
-    bypass: Tensor | None,
-    parameters: list[Tensor],
-    noise: list[Tensor],
-    mean: Tensor | None,
-    var: Tensor | None,
-    plan: str,
-    memory: str,
-    eps: float,
-) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-    x, decoded = sources[0], CellPlan.decode(plan)
+def _fake(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    given = Given(*arguments)
+    x, plan = given.sources[0], given.decoded
     if not isinstance(x, FakeTensor):  # a prediction of memory wants every allocation, those in between too
-        return _cell(sources, weights, bypass, parameters, noise, mean, var, plan, memory, eps)
-    check(sources, weights, bypass, parameters, noise, mean, var, decoded, memory)
-    height, width = (-(-size // decoded.stride) for size in x.shape[2:])
-    hidden = len(decoded.computed) - len(decoded.concat)
-    channels = [decoded.mixed] * len(kept_rows(decoded, memory)) + [decoded.channels] * hidden
+        return _cell(*arguments)
+    given.check()
+    height, width = (-(-size // plan.stride) for size in x.shape[2:])
+    hidden = len(plan.computed) - len(plan.concat)
+    channels = [plan.mixed] * len(kept_rows(plan, given.memory)) + [plan.channels] * hidden
     out, *kept = (
         maps.empty_maps(x.shape[0], each, height, width, like=x)
-        for each in (decoded.channels * len(decoded.concat), *channels)
+        for each in (plan.channels * len(plan.concat), *channels)
     )
-    own_mean, own_var = (x.new_empty(len(decoded.norms) * decoded.mixed, dtype=torch.float64) for _ in range(2))
+    own_mean, own_var = (x.new_empty(len(plan.norms) * plan.mixed, dtype=torch.float64) for _ in range(2))
     return out, own_mean, own_var, kept
 
 
 @torch.library.register_fake(_BACKWARD)
-def _fake_backward(
-    grad: Tensor,
-    sources: list[Tensor],
-    weights: Tensor,
-    bypass: Tensor | None,
-    parameters: list[Tensor],
-    noise: list[Tensor],
-    out: Tensor,
-    mean: Tensor,
-    var: Tensor,
-    kept: list[Tensor],
-    plan: str,
-    memory: str,
-    eps: float,
-    training: bool,
-    backend: str,
-    need_sources: list[bool],
-    need_noise: list[bool],
-    need_weights: bool,
-    need_bypass: bool,
-    need_parameters: bool,
-) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
+def _fake_backward(grad: Tensor, *arguments: Any) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
     if not isinstance(grad, FakeTensor):
-        needs = (need_sources, need_noise, need_weights, need_bypass, need_parameters)
-        saved = (sources, weights, bypass, parameters, noise, out, mean, var, kept)
-        return _cell_backward(grad, *saved, plan, memory, eps, training, backend, *needs)
-    mixing = [weights] * need_weights + ([bypass] if need_bypass and bypass is not None else [])
+        return _cell_backward(grad, *arguments)
+    given, _, asked = _backward_arguments(arguments)
+    mixing = [given.weights] * asked.weights
+    mixing += [given.bypass] if asked.bypass and given.bypass is not None else []
+    parameters = given.parameters if asked.parameters else []
     return (
-        [maps.empty_maps(*x.shape, like=x) for x, needed in zip(sources, need_sources, strict=True) if needed],
+        [maps.empty_maps(*x.shape, like=x) for x, needed in zip(given.sources, asked.sources, strict=True) if needed],
         [torch.empty_like(each, memory_format=torch.contiguous_format) for each in mixing],
-        [torch.empty_like(each, memory_format=torch.contiguous_format) for each in parameters if need_parameters],
-        [maps.empty_maps(*x.shape, like=x) for x, needed in zip(noise, need_noise, strict=True) if needed],
+        [torch.empty_like(each, memory_format=torch.contiguous_format) for each in parameters],
+        [maps.empty_maps(*x.shape, like=x) for x, needed in zip(given.noise, asked.noise, strict=True) if needed],
     )
 
 
@@ -291,46 +205,55 @@ class _Differentiable(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, keys: Any, counts: tuple[int, int, int], others: tuple[Any, ...], *tensors: Tensor
-    ) -> tuple[Tensor, ...]:
-        sources, parameters, noise, (weights, *rest) = _split(tensors, counts)
-        mean, _, ctx.plan, ctx.memory, ctx.eps = others
-        bypass = rest[0] if rest else None
+    def forward(ctx: Any, keys: Any, given: Given, *tensors: Tensor) -> tuple[Tensor, ...]:
+        # The tensors of `given` once more: autograd looks at what it is handed, and in lists it does not look.
+        ctx.counts = (len(given.sources), len(given.parameters), len(given.noise))
+        given = _with(given, tensors, ctx.counts)
         with torch._C._AutoDispatchBelowAutograd():
-            out, own_mean, own_var, kept = torch.ops.fastdarts.cell.default.redispatch(
-                keys, sources, weights, bypass, parameters, noise, *others
-            )
-        ctx.training, ctx.counts = mean is None, counts
+            out, mean, var, kept = torch.ops.fastdarts.cell.default.redispatch(keys, *given)
+        ctx.training = given.mean is None
+        ctx.rest = given.places, given.plan, given.memory, given.eps
         # Backward may run in a thread of its own, where the choice of backend that is in force here is not.
-        ctx.backend = computing("cell", sources[0])
+        ctx.backend = computing("cell", given.sources[0])
         # Without this autograd would make a map of zeros for each of `kept`.
         ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(own_mean, own_var, *kept)
-        ctx.save_for_backward(out, own_mean, own_var, *kept, *tensors)
-        return out, own_mean, own_var, *kept
+        ctx.mark_non_differentiable(mean, var, *kept)
+        ctx.save_for_backward(out, mean, var, *kept, *tensors)
+        return out, mean, var, *kept
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Any, ...]:
-        needed = ctx.needs_input_grad[3:]
+        needed = ctx.needs_input_grad[2:]
         if grad is None:
-            return (None,) * (3 + len(needed))
-        out, mean, var, *given = ctx.saved_tensors
-        sources, parameters, noise, (weights, *rest) = _split(given[len(given) - len(needed) :], ctx.counts)
-        need_sources, need_parameters, need_noise, need_mixing = _split(needed, ctx.counts)
-        kept, bypass = given[: len(given) - len(needed)], rest[0] if rest else None
-        saved = (sources, weights, bypass, parameters, noise, out, mean, var, kept)
-        asked = (need_sources, need_noise, need_mixing[0], any(need_mixing[1:]), any(need_parameters))
+            return (None,) * (2 + len(needed))
+        out, mean, var, *saved = ctx.saved_tensors
+        kept, tensors = saved[: len(saved) - len(needed)], saved[len(saved) - len(needed) :]
+        places, plan, memory, eps = ctx.rest
+        given = _with(Given([], out, None, [], places, [], mean, var, plan, memory, eps), tensors, ctx.counts)
+        sources, parameters, noise, mixing = _split(needed, ctx.counts)
+        asked = (sources, noise, mixing[0], any(mixing[1:]), any(parameters))
         dsources, dmixing, dparameters, dnoise = torch.ops.fastdarts.cell_backward(
-            grad, *saved, ctx.plan, ctx.memory, ctx.eps, ctx.training, ctx.backend, *asked
+            grad, *given, out, kept, ctx.training, ctx.backend, *asked
         )
         return (
-            *(None, None, None),
-            *_spread(dsources, need_sources),
+            *(None, None),
+            *_spread(dsources, sources),
             *(dparameters or [None] * len(parameters)),
-            *_spread(dnoise, need_noise),
-            *_spread(dmixing, need_mixing),
+            *_spread(dnoise, noise),
+            *_spread(dmixing, mixing),
         )
+
+
+def _with(given: Given, tensors: Sequence[Any], counts: tuple[int, int, int]) -> Given:
+    """The same with these tensors."""
+    sources, parameters, noise, (weights, *bypass) = _split(tensors, counts)
+    return given._replace(
+        sources=sources,
+        parameters=parameters,
+        noise=noise,
+        weights=weights,
+        bypass=bypass[0] if bypass else None,
+    )
 
 
 def _split(flat: Sequence[Any], counts: tuple[int, int, int]) -> tuple[list[Any], list[Any], list[Any], list[Any]]:
@@ -344,27 +267,16 @@ def _spread(found: list[Tensor], needed: list[bool]) -> list[Tensor | None]:
     return [next(each) if need else None for need in needed]
 
 
-def _with_autograd(
-    keys: Any,
-    sources: list[Tensor],
-    weights: Tensor,
-    bypass: Tensor | None,
-    parameters: list[Tensor],
-    noise: list[Tensor],
-    *others: Any,
-) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-    below = keys & torch._C._after_autograd_keyset
-    mixing = [weights] if bypass is None else [weights, bypass]
-    tensors = (*sources, *parameters, *noise, *mixing)
+def _with_autograd(keys: Any, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    below, given = keys & torch._C._after_autograd_keyset, Given(*arguments)
+    mixing = [given.weights] if given.bypass is None else [given.weights, given.bypass]
+    tensors = (*given.sources, *given.parameters, *given.noise, *mixing)
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
-        counts = (len(sources), len(parameters), len(noise))
-        out, mean, var, *kept = _Differentiable.apply(below, counts, others, *tensors)
+        out, mean, var, *kept = _Differentiable.apply(below, given, *tensors)
         return out, mean, var, kept
     with torch._C._AutoDispatchBelowAutograd():
-        result: tuple[Tensor, Tensor, Tensor, list[Tensor]] = torch.ops.fastdarts.cell.default.redispatch(
-            below, sources, weights, bypass, parameters, noise, *others
-        )
-    return result
+        found: tuple[Tensor, Tensor, Tensor, list[Tensor]] = torch.ops.fastdarts.cell.default.redispatch(below, *given)
+    return found
 
 
 def _no_second_derivative(ctx: Any, *_: Any) -> None:

@@ -16,6 +16,7 @@ from fastdarts.ops import maps
 from fastdarts.ops._checks import dtype_name
 from fastdarts.ops._engine import computing, launchers
 from fastdarts.ops._stencil_cpu import empty_ys
+from fastdarts.plan import SIDES, is_stencil
 from fastdarts.reference.stencil import Conv
 from fastdarts.reference.stencil import stencil as _reference
 from fastdarts.reference.stencil import stencil_backward as _reference_backward
@@ -100,9 +101,9 @@ def _check(
         raise UserError(f"stencil: {lengths} sources, kernels, dilations, strides and weights", "as many of each")
     convs = _convs(source, kernel, dilation, stride)
     for conv in convs:
-        exists = 0 <= conv.source < len(sources) and conv.kernel in (1, 3, 5, 7)
-        if not exists or conv.dilation not in (1, 2) or conv.stride not in (1, 2):
-            wanted = f"one of {len(sources)} sources, kernel 1, 3, 5 or 7, dilation and stride 1 or 2"
+        if not 0 <= conv.source < len(sources) or not is_stencil(conv.kernel, conv.dilation, conv.stride):
+            sides = f"{', '.join(map(str, SIDES[:-1]))} or {SIDES[-1]}"
+            wanted = f"one of {len(sources)} sources, kernel {sides}, dilation and stride 1 or 2"
             raise UserError(f"stencil: {conv}", wanted)
     channels = first.shape[1]
     shapes: list[tuple[str, Tensor, tuple[int, ...]]] = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 from fastdarts.plan._build import cell_plan, mixed_op_plan, unsupported
 from fastdarts.plan._cell import KINDS, Candidate, CellPlan, EdgePlan, Norm, Parameter
 from fastdarts.plan._cost import Flops, Work, flops, kept_bytes
+from fastdarts.plan._program import Node, NodeBackward, Program, program
 from fastdarts.plan._schedule import (
     MEMORY,
     Convolution,
@@ -22,20 +23,27 @@ from fastdarts.plan._schedule import (
     kept_rows,
     schedule,
 )
+from fastdarts.plan._stencils import DILATIONS, SIDES, WINDOWS, is_stencil
 
 __all__ = [
+    "DILATIONS",
     "KINDS",
     "MEMORY",
+    "SIDES",
+    "WINDOWS",
     "Candidate",
     "CellPlan",
     "Convolution",
     "EdgePlan",
     "Flops",
     "InEdge",
+    "Node",
+    "NodeBackward",
     "NodeStage",
     "Norm",
     "Parameter",
     "PoolMoments",
+    "Program",
     "Reduction",
     "Schedule",
     "StencilCall",
@@ -44,9 +52,11 @@ __all__ = [
     "Work",
     "cell_plan",
     "flops",
+    "is_stencil",
     "kept_bytes",
     "kept_rows",
     "mixed_op_plan",
+    "program",
     "schedule",
     "unsupported",
 ]

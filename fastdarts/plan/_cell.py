@@ -8,6 +8,7 @@ from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 from fastdarts.errors import UserError
+from fastdarts.plan._stencils import DILATIONS, WINDOWS
 
 __all__ = ["KINDS", "Candidate", "CellPlan", "EdgePlan", "Norm", "Parameter"]
 
@@ -77,8 +78,12 @@ class Candidate:
         _integers(self, "column", 0)
         _integers(self, "kernel", 1)
         _integers(self, "dilation", 1)
-        if self.kind in ("sep", "dil") and self.kernel not in (3, 5, 7):
-            raise UserError(f"a {self.kind} candidate with a kernel of {self.kernel}", "3, 5 or 7")
+        if self.kind in ("sep", "dil") and self.kernel not in WINDOWS:
+            what = f"a {self.kind} candidate with a kernel of {self.kernel}"
+            raise UserError(what, f"one of {', '.join(map(str, WINDOWS))}")
+        if self.kind in ("sep", "dil") and self.dilation not in DILATIONS:
+            what = f"a {self.kind} candidate with a dilation of {self.dilation}"
+            raise UserError(what, f"one of {', '.join(map(str, DILATIONS))}")
         if self.kind in ("max_pool", "avg_pool") and self.kernel != 3:
             raise UserError(f"a {self.kind} candidate with a window of {self.kernel}", "3")
 

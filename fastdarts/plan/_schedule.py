@@ -20,6 +20,7 @@ __all__ = [
     "StencilCall",
     "Term",
     "ValuesStage",
+    "chosen",
     "kept_rows",
     "schedule",
 ]
@@ -180,10 +181,10 @@ class NodeStage:
         keeps_first = memory in ("fast", "balanced")
         inner = set(self.second.sources)
         return ValuesStage(
-            _call(self.first, lambda c: memory != "fast" and not (keeps_first and c.norm in inner)),
+            chosen(self.first, lambda c: memory != "fast" and not (keeps_first and c.norm in inner)),
             () if memory == "fast" else self.reductions,
             (),
-            _call(self.second, lambda c: memory != "fast"),
+            chosen(self.second, lambda c: memory != "fast"),
         )
 
 
@@ -355,9 +356,9 @@ def _pools(plan: CellPlan, state: int, out: list[int]) -> tuple[PoolMoments, ...
     return tuple(found)
 
 
-def _call(call: StencilCall, chosen: Callable[[Convolution], bool]) -> StencilCall:
-    """The chosen convolutions alone, with the sources that they read."""
-    kept = [each for each in call.convolutions if chosen(each)]
+def chosen(call: StencilCall, asked: Callable[[Convolution], bool]) -> StencilCall:
+    """The call with the convolutions that are asked alone, and the sources that they read."""
+    kept = [each for each in call.convolutions if asked(each)]
     used = sorted({each.source for each in kept})
     return StencilCall(
         tuple(call.sources[source] for source in used),

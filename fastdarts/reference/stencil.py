@@ -19,7 +19,7 @@ class Conv:
 
     Args:
         source: which source it reads.
-        kernel: side of the depthwise kernel: 1, 3, 5 or 7, pixels.
+        kernel: side of the depthwise kernel, odd, pixels.
         dilation: 1 or 2, pixels between its taps.
         stride: 1 or 2, pixels.
     """

@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastdarts.hypergradient import EXACT, NoGenerators, Passes
 from fastdarts.nn import Supernet
 from fastdarts.search._flat import FlatAdam, FlatParameters, FlatSGD
-from fastdarts.search._hypergradient_kinds import EXACT
-from fastdarts.search._passes import NoGenerators, Passes
 from fastdarts.search.choices import Perturbation, Relaxation
 from fastdarts.search.config import SearchConfig
 from fastdarts.search.step import Losses, SearchStep

@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fastdarts.errors import UserError
+from fastdarts.hypergradient import EXACT, KINDS
 from fastdarts.plan import MEMORY
-from fastdarts.search._hypergradient_kinds import EXACT
-from fastdarts.search.hypergradient import KINDS
 
 __all__ = ["EIGENVALUE", "GRAPH", "SearchConfig", "check_fields", "config_from_json"]
 
@@ -41,7 +40,7 @@ class SearchConfig:
         stem: ``cifar``, or ``imagenet`` for large images, which it takes to an eighth of their side.
         partial: K of PC-DARTS; candidates run on C / K channels. 1: all channels.
         edge_normalisation: whether every edge has a weight beta of its own (PC-DARTS, Eq. 4).
-        hypergradient: a kind of :func:`fastdarts.search.hypergradient`.
+        hypergradient: a kind of :func:`fastdarts.hypergradient.hypergradient`.
         epsilon: step of the finite differences, over the norm of the direction.
         eta: amending coefficient (amended kinds only).
         one_level: alphas and weights both learn on the whole training set (DARTS, section 3.3).

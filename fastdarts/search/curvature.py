@@ -14,8 +14,7 @@ from torch import Tensor
 
 from fastdarts._backend import use_backend
 from fastdarts.errors import UserError
-from fastdarts.search._hypergradient_kinds import second_derivative, slope_of
-from fastdarts.search._passes import GeneratorStates, ModuleStates
+from fastdarts.hypergradient import GeneratorStates, ModuleStates, second_derivative, slope_of
 
 if TYPE_CHECKING:
     from fastdarts.nn import Supernet

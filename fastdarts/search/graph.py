@@ -11,8 +11,8 @@ from typing import Protocol
 
 import torch
 
+from fastdarts.hypergradient import EXACT
 from fastdarts.nn import Supernet
-from fastdarts.search._hypergradient_kinds import EXACT
 from fastdarts.search._unattended import UnattendedStep
 from fastdarts.search.choices import Choices
 from fastdarts.search.config import SearchConfig

@@ -11,11 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastdarts._backend import use_backend
+from fastdarts.hypergradient import EXACT, HypergradientError, hypergradient, hypergradient_error
 from fastdarts.nn import Supernet
-from fastdarts.search._hypergradient_kinds import EXACT
 from fastdarts.search.choices import Mixing, Perturbation, Relaxation
 from fastdarts.search.config import SearchConfig
-from fastdarts.search.hypergradient import HypergradientError, hypergradient, hypergradient_error
 
 __all__ = ["Batch", "Losses", "SearchStep", "accuracy", "descend"]
 

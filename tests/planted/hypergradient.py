@@ -7,7 +7,7 @@ from planted.mutant import Mutant, of
 MUTANTS: list[Mutant] = [
     *of(
         "hypergradient",
-        "fastdarts/search/_hypergradient_kinds.py",
+        "fastdarts/hypergradient/_kinds.py",
         "hypergradient",
         (
             "the second-order term's sign",
@@ -46,7 +46,7 @@ MUTANTS: list[Mutant] = [
     ),
     *of(
         "hypergradient",
-        "fastdarts/search/_hypergradient_kinds.py",
+        "fastdarts/hypergradient/_kinds.py",
         "hypergradient_state",
         (
             "weights moved back by subtraction",
@@ -56,7 +56,7 @@ MUTANTS: list[Mutant] = [
     ),
     *of(
         "passes",
-        "fastdarts/search/_passes.py",
+        "fastdarts/hypergradient/_passes.py",
         "hypergradient_state, hypergradient_passes, hypergradient",
         (
             "each pass draws its own numbers",
@@ -73,7 +73,7 @@ MUTANTS: list[Mutant] = [
     ),
     *of(
         "error",
-        "fastdarts/search/hypergradient.py",
+        "fastdarts/hypergradient/_estimate.py",
         "hypergradient, hypergradient_state",
         (
             "two measurements draw differently",

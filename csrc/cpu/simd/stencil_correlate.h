@@ -1,6 +1,7 @@
 // The stencil: a grid of taps on a tile, a block of neighbouring pixels at a time in registers.
 #pragma once
 
+#include "../../stencils.h"
 #include "stencil_tile.h"
 
 namespace fastdarts {
@@ -69,33 +70,30 @@ void correlate_rows(const A* in, std::int64_t pitch, std::int64_t rows, const A*
     }
 }
 
-// Applies block v of a grid; in: the input under tap (0, 0) of output (0, 0). Kernels of side 1, 3, 5 and 7 at strides
-// 1 and 2 and dilations 1 and 2 have these numbers of taps in a row, their transposes at stride 2 the even ones too.
+// Of the two halves into which a transposed window at stride 2 falls, the one with an even number of taps in a row; of
+// two windows with the same the smaller has it, the other a number of its own that no grid has.
+constexpr std::int64_t even_half(std::int64_t side) { return side % 4 == 3 ? (side + 1) / 2 : -side; }
+
+// Applies block v of a grid; in: the input under tap (0, 0) of output (0, 0).
 template <typename A>
 void correlate(const A* in, std::int64_t pitch, const Grid<A>& grid, std::int64_t v, const Plane<A>& out) {
     const A* weights = grid.weights + v * grid.rows * grid.columns * kLanes<A>;
-    const std::int64_t which = grid.columns * 100 + grid.spacing * 10 + grid.stride;
-    switch (which) {
-        case 111: return correlate_rows<A, 1, 1, 1>(in, pitch, grid.rows, weights, out);
-        case 211: return correlate_rows<A, 2, 1, 1>(in, pitch, grid.rows, weights, out);
-        case 311: return correlate_rows<A, 3, 1, 1>(in, pitch, grid.rows, weights, out);
-        case 411: return correlate_rows<A, 4, 1, 1>(in, pitch, grid.rows, weights, out);
-        case 511: return correlate_rows<A, 5, 1, 1>(in, pitch, grid.rows, weights, out);
-        case 711: return correlate_rows<A, 7, 1, 1>(in, pitch, grid.rows, weights, out);
-        case 321: return correlate_rows<A, 3, 2, 1>(in, pitch, grid.rows, weights, out);
-        case 521: return correlate_rows<A, 5, 2, 1>(in, pitch, grid.rows, weights, out);
-        case 721: return correlate_rows<A, 7, 2, 1>(in, pitch, grid.rows, weights, out);
-        case 112: return correlate_rows<A, 1, 1, 2>(in, pitch, grid.rows, weights, out);
-        case 312: return correlate_rows<A, 3, 1, 2>(in, pitch, grid.rows, weights, out);
-        case 512: return correlate_rows<A, 5, 1, 2>(in, pitch, grid.rows, weights, out);
-        case 712: return correlate_rows<A, 7, 1, 2>(in, pitch, grid.rows, weights, out);
-        case 322: return correlate_rows<A, 3, 2, 2>(in, pitch, grid.rows, weights, out);
-        case 522: return correlate_rows<A, 5, 2, 2>(in, pitch, grid.rows, weights, out);
-        case 722: return correlate_rows<A, 7, 2, 2>(in, pitch, grid.rows, weights, out);
-        default: break;  // a grid without columns: an output that no tap reaches
+    if (grid.columns == 0) {  // an output that no tap reaches
+        for (std::int64_t y = 0; y < out.height && !out.add; ++y)
+            for (std::int64_t x = 0; x < out.width; ++x)
+                store<A>(out.data + y * out.pitch + x * out.step, Vec<A>{});
+        return;
     }
-    for (std::int64_t y = 0; y < out.height && !out.add; ++y) {
-        for (std::int64_t x = 0; x < out.width; ++x) store<A>(out.data + y * out.pitch + x * out.step, Vec<A>{});
+    switch (grid.columns * 100 + grid.spacing * 10 + grid.stride) {
+#define FASTDARTS_CORRELATE(K)                                                                         \
+    case K * 100 + 11: return correlate_rows<A, K, 1, 1>(in, pitch, grid.rows, weights, out);          \
+    case K * 100 + 12: return correlate_rows<A, K, 1, 2>(in, pitch, grid.rows, weights, out);          \
+    case K * 100 + 21: return correlate_rows<A, K, K == 1 ? 1 : 2, 1>(in, pitch, grid.rows, weights, out); \
+    case K * 100 + 22: return correlate_rows<A, K, K == 1 ? 1 : 2, 2>(in, pitch, grid.rows, weights, out); \
+    case even_half(K) * 100 + 11: return correlate_rows<A, (K + 1) / 2, 1, 1>(in, pitch, grid.rows, weights, out);
+        FASTDARTS_SIDES(FASTDARTS_CORRELATE)
+#undef FASTDARTS_CORRELATE
+        default: __builtin_trap();
     }
 }
 

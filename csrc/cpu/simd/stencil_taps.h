@@ -59,21 +59,14 @@ template <typename A>
 void taps(const A* in, std::int64_t pitch, const A* dz, std::int64_t height, std::int64_t width, std::int64_t kernel,
           std::int64_t dilation, std::int64_t stride, A* sum) {
     switch (kernel * 100 + dilation * 10 + stride) {
-        case 111: return taps_kernel<A, 1, 1, 1>(in, pitch, dz, height, width, sum);
-        case 112: return taps_kernel<A, 1, 1, 2>(in, pitch, dz, height, width, sum);
-        case 311: return taps_kernel<A, 3, 1, 1>(in, pitch, dz, height, width, sum);
-        case 312: return taps_kernel<A, 3, 1, 2>(in, pitch, dz, height, width, sum);
-        case 321: return taps_kernel<A, 3, 2, 1>(in, pitch, dz, height, width, sum);
-        case 322: return taps_kernel<A, 3, 2, 2>(in, pitch, dz, height, width, sum);
-        case 511: return taps_kernel<A, 5, 1, 1>(in, pitch, dz, height, width, sum);
-        case 512: return taps_kernel<A, 5, 1, 2>(in, pitch, dz, height, width, sum);
-        case 521: return taps_kernel<A, 5, 2, 1>(in, pitch, dz, height, width, sum);
-        case 522: return taps_kernel<A, 5, 2, 2>(in, pitch, dz, height, width, sum);
-        case 711: return taps_kernel<A, 7, 1, 1>(in, pitch, dz, height, width, sum);
-        case 712: return taps_kernel<A, 7, 1, 2>(in, pitch, dz, height, width, sum);
-        case 721: return taps_kernel<A, 7, 2, 1>(in, pitch, dz, height, width, sum);
-        case 722: return taps_kernel<A, 7, 2, 2>(in, pitch, dz, height, width, sum);
-        default: return;
+#define FASTDARTS_TAPS(K)                                                                        \
+    case K * 100 + 11: return taps_kernel<A, K, 1, 1>(in, pitch, dz, height, width, sum);        \
+    case K * 100 + 12: return taps_kernel<A, K, 1, 2>(in, pitch, dz, height, width, sum);        \
+    case K * 100 + 21: return taps_kernel<A, K, K == 1 ? 1 : 2, 1>(in, pitch, dz, height, width, sum); \
+    case K * 100 + 22: return taps_kernel<A, K, K == 1 ? 1 : 2, 2>(in, pitch, dz, height, width, sum);
+        FASTDARTS_SIDES(FASTDARTS_TAPS)
+#undef FASTDARTS_TAPS
+        default: __builtin_trap();
     }
 }
 

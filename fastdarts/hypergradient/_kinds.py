@@ -12,7 +12,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from fastdarts.search._passes import Passes
+from fastdarts.hypergradient._passes import Passes
 
 __all__ = ["EXACT", "RULES", "Problem", "second_derivative", "slope_of"]
 
@@ -22,7 +22,7 @@ EXACT: Mapping[str, str] = MappingProxyType({"second": "second-exact", "amended"
 
 @dataclass(frozen=True)
 class Problem:
-    """A bilevel problem at its current point; the fields are :func:`fastdarts.search.hypergradient`'s arguments."""
+    """A bilevel problem at its current point; the fields are :func:`hypergradient`'s arguments."""
 
     kind: str
     passes: Passes
