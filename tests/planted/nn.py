@@ -152,7 +152,7 @@ MUTANTS: list[Mutant] = [
     *of(
         "statistics",
         "fastdarts/nn/statistics.py",
-        "nn_fused::test_compat_networks_give_the_reference_s_numbers",
+        "nn_edits::test_untouched",
         (
             "a biased variance",
             "(mean, var), (1.0, count / (count - 1)), strict=False)",
@@ -169,7 +169,7 @@ MUTANTS: list[Mutant] = [
     *of(
         "statistics",
         "fastdarts/nn/statistics.py",
-        edit("first batch norm cumulative") + ", nn_stack",
+        "nn_fused::test_statistics_follow_the_norms_settings",
         (
             "a momentum of none is 0.1",
             "1.0 / torch.stack(running[2]).double().unsqueeze(-1) if momentum is None",
