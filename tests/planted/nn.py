@@ -38,7 +38,7 @@ MUTANTS: list[Mutant] = [
     *of(
         "known",
         KNOWN,
-        edit("torchs relu replaced"),
+        "nn_own_operations",
         (
             "torch's functions replaced",
             'return "" if _arithmetic() == _OWN else "torch\'s functions are replaced"',
@@ -48,13 +48,13 @@ MUTANTS: list[Mutant] = [
     *of(
         "known",
         KNOWN,
-        edit("first ReLU overridden"),
+        "nn_own_operations",
         ("a ReLU of a subclass", "if type(module) is not nn.ReLU:", "if not isinstance(module, nn.ReLU):"),
     ),
     *of(
         "known",
         KNOWN,
-        edit("second ReLU in place"),
+        "nn_own_operations",
         ("a ReLU in place", "    if module.inplace:\n", "    if module is None:\n"),
     ),
     *of(
@@ -66,7 +66,7 @@ MUTANTS: list[Mutant] = [
     *of(
         "known",
         KNOWN,
-        edit("first batch norm without statistics"),
+        "nn_own_operations",
         (
             "a batch norm without statistics",
             "if mean is None or any(each is None for each in statistics) or len(mean) != channels:",
@@ -191,7 +191,7 @@ MUTANTS: list[Mutant] = [
     *of(
         "engine",
         ENGINE,
-        edit("all in evaluation"),
+        "nn_edits::test_untouched, nn_stack, nn_cell, nn_supernet",
         (
             "statistics moved in evaluation",
             "settings.training and settings.track:\n                batch",
