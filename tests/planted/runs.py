@@ -14,11 +14,6 @@ MUTANTS: list[Mutant] = [
         ("of another run", 'if header["config_sha256"] != config_digest:', 'if not header["config_sha256"]:'),
         ("the records' digest not asked", "if sha256 != records.metrics_sha256:", "if not sha256:"),
         ("all are kept", "        drop_folder(locate(root, step))", "        locate(root, step)"),
-        (
-            "a link for the tensors",
-            "def _tensors(path: Path, size: int, sha256: str) -> dict[str, Tensor]:\n    with os.fdopen(open_regular(path, follow=False)",
-            "def _tensors(path: Path, size: int, sha256: str) -> dict[str, Tensor]:\n    with os.fdopen(open_regular(path)",
-        ),
     ),
     *of(
         "durable",
@@ -131,11 +126,6 @@ MUTANTS: list[Mutant] = [
             "if name == CONFIG:",
         ),
         ("records that were edited", "if metrics.starts_with(data, *vouched[1:]):", "if data is not None:"),
-        (
-            "a link for a JSON file",
-            "read_json(path, follow=False), self._config_digest",
-            "read_json(path), self._config_digest",
-        ),
         ("links unseen when it is written to", "        check_inside(self.path, writing=True)\n", ""),
         (
             "config.json before the folder is whole",
