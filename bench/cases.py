@@ -70,7 +70,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Case:
-    """One row of the issue's table.
+    """One row of the table.
 
     Args:
         name: as it stands in the table.
@@ -78,7 +78,7 @@ class Case:
         rounds: timed runs of each contender in each repeat.
         modes: memory modes of fastdarts that are measured.
         compiled: whether `torch.compile` is a contender where it is asked for.
-        targets: what the issue asks for: `time` (eager / fast), `kept` ({mode: eager / mode}).
+        targets: what is aimed at: `time` (eager / fast), `kept` ({mode: eager / mode}).
     """
 
     name: str

@@ -18,7 +18,7 @@ from typing import Any
 
 __all__ = ["Row", "main", "markdown", "percentile", "rows_of"]
 
-# At most so many times `fast`, by the issue.
+# Targets: at most so many times `fast`.
 SLOWER = {"balanced": 1.3, "lean": 1.5}
 
 

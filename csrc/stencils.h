@@ -1,6 +1,6 @@
 // The windows that the stencil kernels are compiled for: the one list of them on this side, whose other copy is
 // fastdarts/plan/_stencils.py (a test holds the two together). Every ladder of kernels is made from it, and ends in a
-// trap: what is no window is refused at the door (bindings), and no kernel runs in place of another.
+// trap (on a GPU in nothing, for a trap there takes registers): what is no window is refused at the door, in bindings/.
 #pragma once
 
 #include <cstdint>

@@ -14,7 +14,7 @@ trap 'rm -r "$tree"' EXIT
 cp -r fastdarts csrc kernels tests setup.py pyproject.toml README.md "$tree"
 rm -f "$tree"/fastdarts/_C*.so
 if [[ $# == 0 ]]; then
-    for op in augment stencil mixed_sum preprocess cell_op; do [[ -e tests/test_$op.py ]] && set -- "$@" "tests/test_$op.py"; done
+    for op in augment stencil mixed_sum preprocess cell_op cell_native; do [[ -e tests/test_$op.py ]] && set -- "$@" "tests/test_$op.py"; done
 fi
 
 cd "$tree"

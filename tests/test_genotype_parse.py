@@ -1,4 +1,4 @@
-"""Reading genotypes: every format of facts section 10's first five rows, and errors that point at the character."""
+"""Reading genotypes: every format of docs/facts.md, 10, its first five rows, and errors that point at the character."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ SHORT = {
     "noise": "noise",
 }
 DARTS = ("none", "max", "avg", "skip", "sep3", "sep5", "dil3", "dil5")
-# RobustDARTS src/spaces.py, edge by edge: facts section 6, columns normal and reduction.
+# RobustDARTS src/spaces.py, edge by edge: docs/facts.md, 6, columns normal and reduction.
 S1 = """
 e0 skip|dil3 max|avg    e1 skip|dil5 max|dil3   e2 skip|dil5 max|avg    e3 skip|sep3 max|avg    e4 skip|dil3 skip|dil5
 e5 max|skip max|avg     e6 skip|sep3 max|sep3   e7 skip|sep3 skip|dil3  e8 skip|dil3 skip|dil5  e9 skip|sep3 max|avg

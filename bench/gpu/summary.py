@@ -23,7 +23,7 @@ __all__ = ["Figure", "figures", "main", "markdown", "merged"]
 
 Stages = dict[str, dict[str, Any]]
 _GB = 1e9
-# Kernels that take most of a step; the issue asks for their share of the roofline.
+# Kernels that take most of a step; their share of the roofline is a target.
 _MAIN = ("stencil.forward", "stencil.backward", "mixed_sum.forward", "mixed_sum.reduce", "mixed_sum.backward")
 
 
@@ -33,7 +33,7 @@ class Figure:
     Args:
         name: what is measured.
         value: None where it was not.
-        least, aim: what the issue asks for; None for no target.
+        least, aim: the targets; None for none.
         unit: of all three.
         lower: whether less is better.
         more: what else is worth knowing.
@@ -118,7 +118,7 @@ def _failed(row: Row) -> bool:
 
 
 def figures(stages: Stages) -> list[Figure]:
-    """The issue's table."""
+    """The table of targets."""
     return [*_steps(stages), *_memory(stages), *_searches(stages), *_kernels(stages), *_mixed_op(stages)]
 
 

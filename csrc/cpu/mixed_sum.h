@@ -1,5 +1,5 @@
 // The weighted sum of a node, its reductions and its gradients: what csrc/bindings/mixed_sum.cpp hands to the kernels
-// in csrc/cpu/simd/mixed_sum_*.cpp. Formulas: fastdarts/ops/mixed_sum.py and design.md section 4.
+// in csrc/cpu/simd/mixed_sum_*.cpp. Formulas: fastdarts/ops/mixed_sum.py.
 //
 // Everything is channels last (fastdarts/ops/maps.py): pixel p of a map begins at p * pixel elements. Coefficients and
 // statistics are float64; the kernels turn them into the arithmetic type.

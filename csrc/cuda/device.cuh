@@ -6,7 +6,7 @@
 //     FASTDARTS_DEVICE            a function for device code, inlined
 //     FASTDARTS_UNROLL            before a loop whose index addresses registers
 //     FASTDARTS_ROLLED            before a loop whose next turn must not begin early, for want of registers
-//     FASTDARTS_TRAP()            ends the program, where the host has let in what no kernel was compiled for
+//     FASTDARTS_UNREACHABLE()     where only a window leads that the host has refused; a trap costs registers that are full
 #pragma once
 
 #include <cstdint>
@@ -23,14 +23,14 @@
 #if defined(FASTDARTS_SHIM)
 #define FASTDARTS_UNROLL
 #define FASTDARTS_ROLLED
-#define FASTDARTS_TRAP() __builtin_trap()
+#define FASTDARTS_UNREACHABLE() __builtin_trap()
 #define FASTDARTS_SHARED(name) unsigned char* const name = ::fastdarts::shim::shared()
 // Defaults, so that the shim can say which of two barriers threads meet at.
 #define FASTDARTS_PLACE const char *file = __builtin_FILE(), int line = __builtin_LINE()
 #else
 #define FASTDARTS_UNROLL _Pragma("unroll")
 #define FASTDARTS_ROLLED _Pragma("unroll 1")
-#define FASTDARTS_TRAP() __trap()
+#define FASTDARTS_UNREACHABLE() __builtin_unreachable()
 #define FASTDARTS_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
 #define FASTDARTS_PLACE
 #endif

@@ -83,7 +83,7 @@ FASTDARTS_DEVICE void dispatch(int kernel, int dilation, int stride, const Body&
 #undef FASTDARTS_RUN
         default: break;
     }
-    FASTDARTS_TRAP();
+    FASTDARTS_UNREACHABLE();
 }
 
 }  // namespace backward

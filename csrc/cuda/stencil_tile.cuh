@@ -126,7 +126,7 @@ FASTDARTS_DEVICE void depthwise(const Task& t, const Conv& conv, const Item& ite
 #undef FASTDARTS_DEPTHWISE
         default: break;
     }
-    FASTDARTS_TRAP();
+    FASTDARTS_UNREACHABLE();
 }
 
 }  // namespace forward

@@ -87,7 +87,7 @@ class Architect:
     Raises:
         TypeError: for a model without `arch_parameters`, such as one wrapped by `DistributedDataParallel`.
 
-    Source: Liu et al. 2019 (DARTS), Algorithm 1, Eq. 7 and 8; facts section 1.1.
+    Source: Liu et al. 2019 (DARTS), Algorithm 1, Eq. 7 and 8; docs/facts.md, 1.1.
     """
 
     average_over_ranks = True

@@ -13,7 +13,7 @@ from fastdarts.errors import UserError
 __all__ = ["PRIMITIVES", "Genotype", "from_genotype", "to_genotype"]
 
 PRIMITIVES = list(spaces.space("darts").normal.edges[0].primitives)
-"""The candidates of every edge, in the order of the columns of alpha: facts section 1."""
+"""The candidates of every edge, in the order of the columns of alpha: docs/facts.md, 1."""
 
 
 class Genotype(NamedTuple):

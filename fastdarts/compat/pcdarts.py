@@ -103,7 +103,7 @@ class Network(SearchNetwork):
         alphas_normal: [E, K], a plain tensor that requires grad; alphas_reduce likewise.
         betas_normal: [E], likewise; betas_reduce likewise.
 
-    Source: Xu et al. 2020 (PC-DARTS), section 3; facts section 3.
+    Source: Xu et al. 2020 (PC-DARTS), section 3; docs/facts.md, 3.
     """
 
     cell_class = Cell

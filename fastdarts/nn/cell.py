@@ -62,7 +62,7 @@ class Cell(StackedCell, Surveyed):
     Raises:
         UserError: as :class:`MixedOp`; channels to sample where all are mixed.
 
-    Source: Liu et al. 2019 (DARTS), section 2.1; Xu et al. 2020 (PC-DARTS), Eq. 3; facts sections 1 and 3.
+    Source: Liu et al. 2019 (DARTS), section 2.1; Xu et al. 2020 (PC-DARTS), Eq. 3; docs/facts.md, 1 and 3.
     """
 
     def __init__(

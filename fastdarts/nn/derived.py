@@ -37,7 +37,7 @@ class DerivedCell(StackedCell):
         reduction_prev: whether the layer before reduced.
         build: makes the operator of a name, for a number of channels and a stride.
 
-    Source: Liu et al. 2019 (DARTS), section 2.4; facts section 1.
+    Source: Liu et al. 2019 (DARTS), section 2.4; docs/facts.md, 1.
     """
 
     def __init__(
@@ -184,7 +184,7 @@ class DerivedNetwork(Trunk):
         UserError: a recurrent or NAS-Bench-201 genotype, a count below 1, an unknown stem.
         TypeError: no genotype.
 
-    Source: Liu et al. 2019 (DARTS), sections 3.2 and 3.3; facts section 1.1.
+    Source: Liu et al. 2019 (DARTS), sections 3.2 and 3.3; docs/facts.md, 1.1.
     """
 
     def __init__(

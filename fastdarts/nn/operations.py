@@ -236,7 +236,7 @@ def build_op(primitive: str, channels: int, stride: int, affine: bool, pool_bn: 
     Raises:
         UserError: the primitive is unknown or none of a cell of convolutions, channels below 1, stride not 1 or 2.
 
-    Source: Liu et al. 2019 (DARTS), section 3.1; facts section 1.
+    Source: Liu et al. 2019 (DARTS), section 3.1; docs/facts.md, 1.
     """
     at_least_one("channels", channels)
     if stride not in (1, 2):

@@ -108,7 +108,7 @@ class Supernet(Trunk):
 
     Source: Liu et al. 2019 (DARTS), section 3.1; Xu et al. 2020 (PC-DARTS), Eq. 3; Bi et al. 2019 (Amended-DARTS),
         section 4.1.2 (head and dropout); Chen et al. 2019 (P-DARTS), section 3.3 (dropout of skips); Zela et al. 2020
-        (RobustDARTS), section 5.1 (drop-path in the search); facts sections 1, 3, 4, 6 and 9.
+        (RobustDARTS), section 5.1 (drop-path in the search); docs/facts.md, 1, 3, 4, 6 and 9.
     """
 
     dropout, skip_dropout, drop_path_prob = Probability(), Probability(), Probability()

@@ -64,7 +64,7 @@ class Trunk(nn.Module):
     Raises:
         UserError: a count below 1, or an unknown stem.
 
-    Source: Liu et al. 2019 (DARTS), section 3.1; facts section 1.
+    Source: Liu et al. 2019 (DARTS), section 3.1; docs/facts.md, 1.
     """
 
     def __init__(

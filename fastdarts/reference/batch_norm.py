@@ -30,6 +30,6 @@ def batch_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = No
     Raises:
         ValueError: N * H * W is 1, for which the variance is not defined.
 
-    Source: Ioffe and Szegedy 2015, Algorithm 1; facts section 1 for where it has no affine part.
+    Source: Ioffe and Szegedy 2015, Algorithm 1; docs/facts.md, 1 for where it has no affine part.
     """
     return F.batch_norm(x, None, None, weight, bias, training=True, eps=eps)

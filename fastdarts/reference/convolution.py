@@ -27,7 +27,7 @@ def relu_conv_bn(
     Returns:
         [N, C_out, ceil(H / stride), ceil(W / stride)], the dtype of x.
 
-    Source: Liu et al. 2019 (DARTS), appendix A.1.1; facts section 1.
+    Source: Liu et al. 2019 (DARTS), appendix A.1.1; docs/facts.md, 1.
     """
     padding = weight.shape[-1] // 2 if padding is None else padding
     return norm(F.conv2d(F.relu(x), weight, None, stride, padding))
@@ -59,7 +59,7 @@ def dil_conv(
     Returns:
         [N, C_out, ceil(H / stride), ceil(W / stride)], the dtype of x.
 
-    Source: Liu et al. 2019 (DARTS), section 3.1; facts section 1.
+    Source: Liu et al. 2019 (DARTS), section 3.1; docs/facts.md, 1.
     """
     padding = dilation * (depthwise.shape[-1] // 2) if padding is None else padding
     spread = F.conv2d(F.relu(x), depthwise, None, stride, padding, dilation, groups=x.shape[1])
@@ -96,7 +96,7 @@ def sep_conv(
     Returns:
         [N, C_out, ceil(H / stride), ceil(W / stride)], the dtype of x.
 
-    Source: Liu et al. 2019 (DARTS), section 3.1; facts section 1.
+    Source: Liu et al. 2019 (DARTS), section 3.1; docs/facts.md, 1.
     """
     u = dil_conv(x, depthwise_1, pointwise_1, stride=stride, dilation=1, padding=padding, norm=norm_1)
     return dil_conv(u, depthwise_2, pointwise_2, stride=1, dilation=1, padding=padding, norm=norm_2)
@@ -117,7 +117,7 @@ def conv_7x1_1x7(x: Tensor, row: Tensor, column: Tensor, *, stride: int = 1, nor
     Returns:
         [N, C, ceil(H / stride), ceil(W / stride)], the dtype of x.
 
-    Source: Real et al. 2019 (AmoebaNet), Figure 5; facts section 1.
+    Source: Real et al. 2019 (AmoebaNet), Figure 5; docs/facts.md, 1.
     """
     along_rows = F.conv2d(F.relu(x), row, None, (1, stride), (0, row.shape[-1] // 2))
     return norm(F.conv2d(along_rows, column, None, (stride, 1), (column.shape[-2] // 2, 0)))

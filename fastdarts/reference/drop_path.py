@@ -21,7 +21,7 @@ def drop_path(x: Tensor, probability: float, *, generator: torch.Generator | Non
     Returns:
         [N, C, H, W], the dtype of x.
 
-    Source: Larsson et al. 2017 (FractalNet), section 3; Zoph et al. 2018 (NASNet); facts section 1.1.
+    Source: Larsson et al. 2017 (FractalNet), section 3; Zoph et al. 2018 (NASNet); docs/facts.md, 1.1.
     """
     if probability <= 0.0:
         return x

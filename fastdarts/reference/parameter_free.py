@@ -23,7 +23,7 @@ def max_pool(x: Tensor, *, kernel: int = 3, stride: int = 1, norm: Norm | None =
     Returns:
         [N, C, ceil(H / stride), ceil(W / stride)], the dtype of x.
 
-    Source: Liu et al. 2019 (DARTS), section 3.1; facts section 1 for the batch norm.
+    Source: Liu et al. 2019 (DARTS), section 3.1; docs/facts.md, 1 for the batch norm.
     """
     pooled = F.max_pool2d(x, kernel, stride, kernel // 2)
     return pooled if norm is None else norm(pooled)
@@ -41,7 +41,7 @@ def avg_pool(x: Tensor, *, kernel: int = 3, stride: int = 1, norm: Norm | None =
     Returns:
         [N, C, ceil(H / stride), ceil(W / stride)], the dtype of x.
 
-    Source: Liu et al. 2019 (DARTS), section 3.1; facts section 1 for the batch norm.
+    Source: Liu et al. 2019 (DARTS), section 3.1; docs/facts.md, 1 for the batch norm.
     """
     pooled = F.avg_pool2d(x, kernel, stride, kernel // 2, count_include_pad=False)
     return pooled if norm is None else norm(pooled)
@@ -73,6 +73,6 @@ def noise(x: Tensor, *, stride: int = 1, generator: torch.Generator | None = Non
     Returns:
         [N, C, ceil(H / stride), ceil(W / stride)], the dtype of x; it carries no gradient.
 
-    Source: Zela et al. 2020 (RobustDARTS), section 3, space S4; facts section 6.
+    Source: Zela et al. 2020 (RobustDARTS), section 3, space S4; docs/facts.md, 6.
     """
     return torch.empty_like(x[:, :, ::stride, ::stride]).normal_(generator=generator)

@@ -25,7 +25,7 @@ def partial_channels(x: Tensor, mix: Callable[[Tensor], Tensor], *, partial: int
     Returns:
         [N, C, ceil(H / stride), ceil(W / stride)], the dtype of x.
 
-    Source: Xu et al. 2020 (PC-DARTS), Eq. 3; facts section 3.
+    Source: Xu et al. 2020 (PC-DARTS), Eq. 3; docs/facts.md, 3.
     """
     if partial == 1:
         return mix(x)
@@ -44,7 +44,7 @@ def bypass(x: Tensor, *, stride: int = 1) -> Tensor:
     Returns:
         [N, C, ceil(H / stride), ceil(W / stride)], the dtype of x.
 
-    Source: Xu et al. 2020 (PC-DARTS), section 3.2; facts section 3. The peer fails on odd sizes.
+    Source: Xu et al. 2020 (PC-DARTS), section 3.2; docs/facts.md, 3. The peer fails on odd sizes.
     """
     return x if stride == 1 else F.max_pool2d(x, 2, 2, ceil_mode=True)
 
@@ -61,7 +61,7 @@ def channel_shuffle(x: Tensor, groups: int) -> Tensor:
     Returns:
         [N, C, H, W], the dtype of x.
 
-    Source: Zhang et al. 2018 (ShuffleNet), section 3.1; facts section 3.
+    Source: Zhang et al. 2018 (ShuffleNet), section 3.1; docs/facts.md, 3.
     """
     n, channels, height, width = x.shape
     grouped = x.reshape(n, groups, channels // groups, height, width)

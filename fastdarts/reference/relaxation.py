@@ -42,7 +42,7 @@ def joint_softmax(alphas: Tensor, counts: Sequence[int], present: Tensor | None 
     Returns:
         [E, width], the dtype of alphas; a node's entries add up to 1.
 
-    Source: Jiang et al. 2019 (I-DARTS), section 3; facts section 2.
+    Source: Jiang et al. 2019 (I-DARTS), section 3; docs/facts.md, 2.
     """
     nodes = _masked(alphas, present).split(list(counts))
     return torch.cat([node.flatten().softmax(dim=0).view_as(node) for node in nodes])
@@ -100,7 +100,7 @@ def straight_through(soft: Tensor, index: Tensor) -> Tensor:
     Returns:
         [E, width], the dtype of soft.
 
-    Source: Dong, Yang 2019 (GDAS), section 3.2; facts section 5.
+    Source: Dong, Yang 2019 (GDAS), section 3.2; docs/facts.md, 5.
     """
     hard = torch.zeros_like(soft).scatter_(-1, index.unsqueeze(-1), 1.0)
     # The difference is exactly 0; hard - soft + soft, as it is often written, would be 1 only up to rounding.
@@ -139,7 +139,7 @@ def edge_normalisation(betas: Tensor, counts: Sequence[int]) -> Tensor:
     Returns:
         [E], the dtype of betas.
 
-    Source: Xu et al. 2020 (PC-DARTS), Eq. 4; facts section 3.
+    Source: Xu et al. 2020 (PC-DARTS), Eq. 4; docs/facts.md, 3.
     """
     return torch.cat([node.softmax(dim=-1) for node in betas.split(list(counts))])
 

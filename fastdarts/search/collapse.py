@@ -17,7 +17,7 @@ __all__ = ["CollapseAlarm", "chance_of_skips", "normal_cells", "settled"]
 # Half of the edges is what RobustDARTS' and DARTS+' degenerate cells have at least; but of two candidates skip is one,
 # and half of them is what a coin gives.
 _SHARE, _CHANCE = 0.5, 0.05
-# DARTS after its 50 epochs is far above the first (facts section 9 has what 200 epochs do: `none` at 0.97).
+# DARTS after its 50 epochs is far above the first (docs/facts.md, 9 has what 200 epochs do: `none` at 0.97).
 _ENTROPY, _MASS = 0.25, 0.5
 _REMEDY = "search with r-darts-es, sdarts-rs or --hypergradient amended, or with ten times the weight_decay"
 

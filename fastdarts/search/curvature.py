@@ -133,7 +133,7 @@ def dominant_eigenvalue(
         UserError: for an unknown choice or a number out of range.
         RuntimeError: the loss runs an operation without a second derivative.
 
-    Source: Zela et al. 2020 (RobustDARTS), section 4; facts section 6.1. Lanczos: Golub, Van Loan: Matrix
+    Source: Zela et al. 2020 (RobustDARTS), section 4; docs/facts.md, 6.1. Lanczos: Golub, Van Loan: Matrix
     Computations, section 10.1.
     """
     _check(how, products, steps, tolerance, radius)
@@ -170,7 +170,7 @@ def measure(
     Returns:
         ``eigenvalue``; ``eigenvalue_how``: ``exact`` or ``lanczos``.
 
-    Source: facts section 6.1.
+    Source: docs/facts.md, 6.1.
     """
     keys = list(model.arch.alphas)
     cells = [model.space.cell(key, model.layers) for key in keys]

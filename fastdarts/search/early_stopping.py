@@ -55,7 +55,7 @@ class Rise:
         UserError: for a number out of range.
 
     Source: Zela et al.: Understanding and Robustifying Differentiable Architecture Search, ICLR 2020, section 4;
-    facts section 6.1.
+    docs/facts.md, 6.1.
     """
 
     window: int = 5
@@ -149,7 +149,7 @@ class EarlyStopping(Guard):
         rule: what a rise is.
         every: epochs between measurements.
 
-    Source: Zela et al. 2020, section 4; facts section 6.1.
+    Source: Zela et al. 2020, section 4; docs/facts.md, 6.1.
     """
 
     def __init__(self, rule: Rise, every: int) -> None:
@@ -200,7 +200,7 @@ class AdaptiveWeightDecay(Guard):
     Raises:
         UserError: for numbers with which it could not rise, or another history.
 
-    Source: Zela et al. 2020, section 5; facts section 6.1.
+    Source: Zela et al. 2020, section 5; docs/facts.md, 6.1.
     """
 
     def __init__(

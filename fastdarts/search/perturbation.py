@@ -33,7 +33,8 @@ def distribution(values: Tensor, present: Tensor | None = None) -> Tensor:
     Returns:
         [E, width], the dtype of values; exactly 0 where no candidate is.
 
-    Source: Chen and Hsieh 2020 (SmoothDARTS), whose mixing weights stay on the simplex; the way there: facts section 7.
+    Source: Chen and Hsieh 2020 (SmoothDARTS), whose mixing weights stay on the simplex;
+    the way there: docs/facts.md, 7.
     """
     if present is not None:
         values = values.masked_fill(~present, -torch.inf)
@@ -83,7 +84,7 @@ class RandomPerturbation(_Ball):
 
     The weights' descent then minimises the training loss averaged over the ball.
 
-    Source: Chen and Hsieh 2020 (SmoothDARTS), the inner problem of SDARTS-RS and Algorithm 1; radius: facts section 7.
+    Source: Chen and Hsieh 2020 (SmoothDARTS), the inner problem of SDARTS-RS and Algorithm 1; radius: docs/facts.md, 7.
     """
 
     def __call__(
@@ -106,7 +107,7 @@ class AdversarialPerturbation(_Ball):
         steps: of the ascent.
 
     Source: Chen and Hsieh 2020 (SmoothDARTS), the inner problem of SDARTS-ADV and Algorithm 1; the number and length of
-    the steps and the random start: facts section 7.
+    the steps and the random start: docs/facts.md, 7.
     """
 
     def __init__(self, largest: float, epochs: int, steps: int = 7) -> None:

@@ -43,7 +43,7 @@ class Progressive(Guard):
     Args:
         steps: the stages.
 
-    Source: Chen et al. 2019 (P-DARTS), section 3.2; facts section 4.
+    Source: Chen et al. 2019 (P-DARTS), section 3.2; docs/facts.md, 4.
     """
 
     def __init__(self, steps: Sequence[Step]) -> None:
@@ -104,7 +104,7 @@ class SkipDropout:
         wait: first epoch of a stage in which the alphas learn.
         decay: per epoch.
 
-    Source: Chen et al. 2019 (P-DARTS), section 3.3; the two formulae are the authors' code's (facts section 4).
+    Source: Chen et al. 2019 (P-DARTS), section 3.3; the two formulae are the authors' code's (docs/facts.md, 4).
     """
 
     wait: int
@@ -157,7 +157,7 @@ def limit_skips(space: Space, mixing: Mixing, limit: int, *, layers: int) -> Gen
     Returns:
         The genotype; more than ``limit`` skip connections are left only where their edges have no other operator.
 
-    Source: Chen et al. 2019 (P-DARTS), section 3.3; facts section 4.
+    Source: Chen et al. 2019 (P-DARTS), section 3.3; docs/facts.md, 4.
     """
     betas = mixing.get("edge_weights")
     weights = {key: rows.tolist() for key, rows in mixing["weights"].items()}

@@ -44,7 +44,7 @@ def derive(
     Raises:
         UserError: a missing or foreign key, a wrong number of rows or columns, a weight that is not finite.
 
-    Source: DARTS, arXiv 1806.09055, section 2.4; PC-DARTS, arXiv 1907.05737, section 3.3 (facts sections 1 and 3).
+    Source: DARTS, arXiv 1806.09055, section 2.4; PC-DARTS, arXiv 1907.05737, section 3.3 (docs/facts.md, 1 and 3).
     """
     keys = space.arch_keys(layers)
     check_keys("weights", weights, keys)

@@ -1,4 +1,4 @@
-"""From text to :class:`Genotype`: the formats of facts section 10 but NNI's and NAS-Bench-101's, and the own JSON."""
+"""From text to :class:`Genotype`: the formats of docs/facts.md, 10 but NNI's and NAS-Bench-101's, and the own JSON."""
 
 from __future__ import annotations
 

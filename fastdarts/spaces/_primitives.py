@@ -59,7 +59,7 @@ _TABLE = (
 _KNOWN = {primitive.name: primitive for primitive in _TABLE}
 
 PRIMITIVES: Mapping[str, Primitive] = MappingProxyType(_KNOWN)
-"""Every known primitive by name: facts sections 1, 2, 5 (NAS-Bench-201's nor_conv) and 6 (noise), and one's own."""
+"""Every known primitive by name: docs/facts.md, 1, 2, 5 (NAS-Bench-201's nor_conv) and 6 (noise), and one's own."""
 
 
 def add_primitive(name: str) -> None:

@@ -40,7 +40,7 @@ _TABLE = {
         reduce_concat=range(2, 6))""",
     ),
     "PC_DARTS_cifar": (
-        "PC-DARTS on CIFAR-10, ICLR 2020, arXiv 1907.05737; facts section 3",
+        "PC-DARTS on CIFAR-10, ICLR 2020, arXiv 1907.05737; docs/facts.md, 3",
         """Genotype(
         normal=[('sep_conv_3x3', 1), ('skip_connect', 0), ('sep_conv_3x3', 0), ('dil_conv_3x3', 1),
                 ('sep_conv_5x5', 0), ('sep_conv_3x3', 1), ('avg_pool_3x3', 0), ('dil_conv_3x3', 1)],
@@ -50,7 +50,7 @@ _TABLE = {
         reduce_concat=range(2, 6))""",
     ),
     "PC_DARTS_image": (
-        "PC-DARTS on ImageNet, ICLR 2020, arXiv 1907.05737; facts section 3",
+        "PC-DARTS on ImageNet, ICLR 2020, arXiv 1907.05737; docs/facts.md, 3",
         """Genotype(
         normal=[('skip_connect', 1), ('sep_conv_3x3', 0), ('sep_conv_3x3', 0), ('skip_connect', 1),
                 ('sep_conv_3x3', 1), ('sep_conv_3x3', 3), ('sep_conv_3x3', 1), ('dil_conv_5x5', 4)],
@@ -60,7 +60,7 @@ _TABLE = {
         reduce_concat=range(2, 6))""",
     ),
     "PDARTS": (
-        "P-DARTS, ICCV 2019, arXiv 1904.12760; facts section 4",
+        "P-DARTS, ICCV 2019, arXiv 1904.12760; docs/facts.md, 4",
         """Genotype(
         normal=[('skip_connect', 0), ('dil_conv_3x3', 1), ('skip_connect', 0), ('sep_conv_3x3', 1),
                 ('sep_conv_3x3', 1), ('sep_conv_3x3', 3), ('sep_conv_3x3', 0), ('dil_conv_5x5', 4)],
@@ -139,7 +139,7 @@ _TABLE = {
         ('relu', 4), ('relu', 7), ('relu', 8), ('relu', 8), ('relu', 8)], concat=[2, 5, 6, 9, 10, 11])""",
     ),
     "I_DARTS_GLOBAL_V1": (
-        "I-DARTS on PTB, EMNLP 2019 (not iDARTS, ICML 2021); jiangyingjunn/i-darts, facts section 2",
+        "I-DARTS on PTB, EMNLP 2019 (not iDARTS, ICML 2021); jiangyingjunn/i-darts, docs/facts.md, 2",
         """Genotype(recurrent=[('identity', 0), ('relu', 1), ('identity', 2), ('tanh', 3),
         ('relu', 3), ('relu', 5), ('identity', 2), ('relu', 6)], concat=range(1, 9))""",
     ),

@@ -208,7 +208,7 @@ class Space:
         return layers
 
     def reductions(self, layers: int | None = None) -> set[int]:
-        """Return the layers that reduce: ``{L // 3, 2 L // 3}`` (facts section 1)."""
+        """Return the layers that reduce: ``{L // 3, 2 L // 3}`` (docs/facts.md, 1)."""
         depth = self._depth(layers)
         return {depth // 3, 2 * depth // 3}
 
