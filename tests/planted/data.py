@@ -109,10 +109,4 @@ MUTANTS: list[Mutant] = [
         ("images in both parts", "(images[~held_out], labels[~held_out])", "(images, labels)"),
         ("not by class", 'np.argsort(labels, kind="stable")[::5]', "np.arange(len(labels))[::5]"),
     ),
-    *of(
-        "augmentation",
-        "fastdarts/data/augmentation.py",
-        "data_batches, search_presets",
-        ("digits are mirrored", '"digits": Augmentation(crop=1),', '"digits": Augmentation(crop=1, flip=True),'),
-    ),
 ]
