@@ -20,7 +20,9 @@ from fastdarts import _backend
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
     if importlib.util.find_spec("triton"):
-        importlib.import_module("interpreted").interpret_as_compiled()
+        interpreted = importlib.import_module("interpreted")
+        interpreted.interpret_as_compiled()
+        interpreted.interpret_in_less_time()
 
 settings.register_profile("fastdarts", derandomize=True, deadline=None, max_examples=50)
 settings.load_profile("fastdarts")
@@ -32,8 +34,9 @@ MACHINE = dict(each.split("=") for each in os.environ.get("FASTDARTS_TEST_MACHIN
 
 # They take longest and so begin first: whichever process got one of them at the end would run alone.
 SLOWEST = (
-    *("cell_gpu", "paper", "nn_edits", "packaging", "search_methods", "mixed_sum_triton", "preprocess_triton", "cli"),
-    *("search_graph", "stencil_triton", "bench_gpu", "device_call", "stencil_cuda", "nn_fused_wrappers", "search_loop"),
+    *("paper", "stencil_cuda", "nn_edits", "cell_gpu", "search_methods", "bench_gpu", "cli", "search_graph"),
+    *("compare_methods", "device_call", "preprocess_triton", "nn_fused", "nn_fused_wrappers", "mixed_sum_triton"),
+    *("searches", "report_collapse", "packaging", "stencil_triton", "search_loop"),
 )
 
 

@@ -14,21 +14,37 @@ from types import SimpleNamespace
 import pytest
 import typer.main
 from command import run_command
+from tiny import SPACE
 
 import fastdarts
 from fastdarts import cli
 
 TINY = ["--epochs", "1", "--channels", "4", "--layers", "3", "--device", "cpu", "--set", "batch_size=256"]
 TINY += ["--space", "s2"]
+BRIEF = ["--retrain-batch-size", "256", "--retrain-channels", "4"]
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def least(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A search of the least space: five edges to search, train and draw instead of fourteen."""
+    path = tmp_path_factory.mktemp("space") / "tiny.json"
+    path.write_text(json.dumps(SPACE.to_json()))
+    return [*TINY[:-2], "--space", str(path)]
+
+
+@pytest.fixture
+def small(least: list[str]) -> list[str]:
+    """The same, for a training in as few steps."""
+    return [*least, *BRIEF]
+
+
+@pytest.fixture(scope="module")
+def run(least: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished search with its retraining and comparison."""
     path = tmp_path_factory.mktemp("cli") / "run"
     with pytest.MonkeyPatch.context() as patch:
         after = ["--retrain-epochs", "1", "--random-cells", "2"]
-        assert run_command("search", "--run", path, *TINY, *after, monkeypatch=patch) == 0
+        assert run_command("search", "--run", path, *least, *after, monkeypatch=patch) == 0
     return path
 
 
@@ -65,6 +81,15 @@ def test_a_finished_search_prints_the_same_again(
     assert "one image is 0.28 points" in told and "parameters, the random ones" in told
 
 
+def test_a_finished_search_is_extended_knowingly(
+    own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command("search", "--resume", own, "--epochs", "2", "--json", monkeypatch=monkeypatch) == 0
+    assert "2/2" in capsys.readouterr().err
+    assert json.loads((own / "result.json").read_text())["epochs"] == 2
+    assert run_command("search", "--resume", own, "--epochs", "1", monkeypatch=monkeypatch) == 2
+
+
 def test_results_go_to_stdout_and_progress_to_stderr(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -81,12 +106,12 @@ def test_results_go_to_stdout_and_progress_to_stderr(
 
 
 def test_an_interrupted_search_says_how_to_continue(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from fastdarts.cli.console import LineProgress
 
     monkeypatch.setattr(LineProgress, "wants_step", lambda self: os.kill(os.getpid(), signal.SIGINT) or False)
-    options = [*TINY, "--retrain-epochs", "1"]
+    options = [*small, "--retrain-epochs", "1"]
     assert run_command("search", "--run", tmp_path / "r", *options, monkeypatch=monkeypatch) == 130
     assert f"continue with: fastdarts search --resume {tmp_path / 'r'}" in capsys.readouterr().err
     monkeypatch.undo()
@@ -96,7 +121,11 @@ def test_an_interrupted_search_says_how_to_continue(
 
 @pytest.mark.parametrize("after", [["--retrain-epochs", "2"], ["--retrain-epochs", "2", "--random-cells", "2"]])
 def test_an_interrupt_after_the_search_names_the_search(
-    after: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    after: list[str],
+    small: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     from fastdarts.cli.console import LineProgress
 
@@ -106,7 +135,7 @@ def test_an_interrupt_after_the_search_names_the_search(
         return False
 
     monkeypatch.setattr(LineProgress, "wants_step", stop_in_retraining)
-    options = [*TINY, "--set", "train_portion=0.7", *after]
+    options = [*small, "--set", "train_portion=0.7", *after]
     assert run_command("search", "--run", tmp_path / "r", *options, monkeypatch=monkeypatch) == 130
     assert f"continue with: fastdarts search --resume {tmp_path / 'r'}\n" in capsys.readouterr().err
     monkeypatch.undo()
@@ -118,6 +147,7 @@ def test_compare_continues_inside_the_run(
     own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["--epochs", "1", "--channels", "4", "--layers", "3", "--random-cells", "2", "--seeds", "0,1", "--json"]
+    options += ["--batch-size", "256"]
     out = own.parent / "again"
     assert run_command("compare", own, "--run", out, *options, monkeypatch=monkeypatch) == 0
     summary = json.loads(capsys.readouterr().out)
@@ -133,7 +163,8 @@ def test_compare_continues_inside_the_run(
 def test_retrain_takes_a_published_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ["--epochs", "1", "--channels", "4", "--layers", "3", "--run", tmp_path / "r", "--json"]
+    options = ["--epochs", "1", "--channels", "4", "--layers", "3", "--batch-size", "256"]
+    options += ["--run", tmp_path / "r", "--json"]
     assert run_command("retrain", "PC_DARTS_cifar", *options, monkeypatch=monkeypatch) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["data"] == "digits"
@@ -181,19 +212,20 @@ def test_a_space_in_a_file_is_searched_at_its_own_depth_and_unshared(
     own = define_space("own", ("skip_connect", "sep_conv_3x3"), nodes=1, shared=False, layers=4)
     (tmp_path / "own.json").write_text(json.dumps(own.to_json()))
     options = ["--space", tmp_path / "own.json", "--epochs", "1", "--channels", "4", "--layers", "4"]
-    options += ["--batch-size", "256", "--retrain-epochs", "1", "--random-cells", "2", "--run", tmp_path / "r (1) [x]"]
+    options += ["--batch-size", "256", "--retrain-epochs", "1", "--random-cells", "2", *BRIEF[:2]]
+    options += ["--run", tmp_path / "r (1) [x]"]
     assert run_command("search", *options, "--json", monkeypatch=monkeypatch) == 0
     found = parse_genotype(json.loads(capsys.readouterr().out)["genotype"])
     assert found.layers == 4
     comparison = json.loads((tmp_path / "r (1) [x]" / "comparison.json").read_text())
     assert comparison["budget"]["layers"] == 4
-    options = ["--epochs", "1", "--channels", "4", "--run", tmp_path / "t", "--json"]
+    options = ["--epochs", "1", "--channels", "4", "--batch-size", "256", "--run", tmp_path / "t", "--json"]
     assert run_command("retrain", tmp_path / "r (1) [x]", *options, monkeypatch=monkeypatch) == 0
     assert json.loads(capsys.readouterr().out)["layers"] == 4
 
 
 def test_an_unfinished_search_is_named_as_such(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from fastdarts.cli.console import LineProgress
 
@@ -204,7 +236,7 @@ def test_an_unfinished_search_is_named_as_such(
         return False
 
     monkeypatch.setattr(LineProgress, "wants_step", stop_in_the_second_epoch)
-    options = ["--epochs", "3", "--channels", "4", "--space", "s2", "--batch-size", "256"]
+    options = [*small[2:], "--epochs", "3"]
     run = tmp_path / "a run"
     assert run_command("search", "--run", run, *options, monkeypatch=monkeypatch) == 130
     assert f"continue with: fastdarts search --resume '{run}'" in capsys.readouterr().err
@@ -216,9 +248,9 @@ def test_an_unfinished_search_is_named_as_such(
 
 
 def test_a_retraining_killed_while_its_folder_was_made_is_begun_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_command("search", "--run", tmp_path / "r", *TINY, "--retrain-epochs", "1", monkeypatch=monkeypatch) == 0
+    assert run_command("search", "--run", tmp_path / "r", *small, "--retrain-epochs", "1", monkeypatch=monkeypatch) == 0
     for path in (tmp_path / "r" / "retrain").iterdir():
         if path.name.startswith(("events", "config", "retrain")):
             path.unlink()

@@ -152,9 +152,12 @@ def test_what_follows_a_search_is_refused_where_it_cannot_be() -> None:
 
 
 @pytest.mark.parametrize("layers", [1, 2])
-def test_a_network_without_normal_cells_is_not_searched(layers: int, tmp_path: Path) -> None:
+def test_a_network_without_normal_cells_is_not_searched_or_trained(layers: int, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"a network of {layers} cells has no normal cell"):
         search(tiny.config(layers=layers), tmp_path / "r", train_set=tiny.images(), search_space=tiny.SPACE)
+    found = RetrainConfig(random_genotype(tiny.SPACE, 0).text(), "custom", layers=layers)
+    with pytest.raises(UserError, match=f"a network of {layers} cells has no normal cell"):
+        retrain(found, tmp_path / "r", sets=(tiny.images(), tiny.images()))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 import os
+import select
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -183,44 +183,66 @@ def test_other_data_are_refused_and_cost_nothing(other: ImageSet, tmp_path: Path
     assert files() == before
 
 
+FORKING = """
+import os, sys, traceback
+import torch
+from fastdarts.search import search, resume
+from tests import tiny
+
+torch.set_num_threads(1)
+for line in sys.stdin:
+    what, folder = line.strip().split(" ", 1)
+    if (child := os.fork()) == 0:
+        try:
+            if what == "search":
+                search(tiny.config(epochs=3), folder, train_set=tiny.images(), search_space=tiny.SPACE)
+            else:
+                resume(folder, train_set=tiny.images())
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    print(child, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
 @pytest.mark.slow
 def test_kill_9_at_any_moment_then_resume_is_bit_for_bit(tmp_path: Path) -> None:
-    script = tmp_path / "run.py"
-    script.write_text(
-        textwrap.dedent(
-            """
-            import sys, torch
-            from fastdarts.search import search, resume
-            from tests import tiny
-            torch.set_num_threads(1)
-            if sys.argv[1] == "search":
-                search(tiny.config(epochs=3), sys.argv[2], train_set=tiny.images(), search_space=tiny.SPACE)
-            else:
-                resume(sys.argv[2], train_set=tiny.images())
-            """
-        )
-    )
+    """Each search and resumption is a process, forked from one that has imported torch and done nothing else."""
     root = Path(__file__).parents[1]
-    environment = os.environ | {"PYTHONPATH": str(root)}
+    cut, kills = tmp_path / "cut", 0
+    with subprocess.Popen(
+        [sys.executable, "-c", FORKING],
+        cwd=root,
+        env=os.environ | {"PYTHONPATH": str(root)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        bufsize=0,
+    ) as forking:
+        assert forking.stdin is not None and forking.stdout is not None
 
-    def start(*arguments: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([sys.executable, str(script), *arguments], cwd=root, env=environment)
+        def start(what: str, folder: Path) -> int:
+            forking.stdin.write(f"{what} {folder}\n".encode())
+            return int(forking.stdout.readline())
 
-    # Without time limits: beside busy processes the imports alone have taken more than a minute.
-    assert start("search", str(tmp_path / "whole")).wait() == 0
-    cut = tmp_path / "cut"
-    process = start("search", str(cut))
-    kills = 0
-    for moment in ("metrics.jsonl", "checkpoints", "epochs/0001.json"):
-        while not (cut / moment).exists() and process.poll() is None:
-            time.sleep(0.005)
-        time.sleep(0.05)
-        if process.poll() is None:
-            process.kill()
-            kills += 1
-        process.wait()
-        process = start("resume", str(cut))
-    assert process.wait() == 0
+        def runs() -> bool:
+            return not select.select([forking.stdout], [], [], 0)[0]
+
+        # Without time limits: beside busy processes the imports alone have taken more than a minute.
+        start("search", tmp_path / "whole")
+        assert int(forking.stdout.readline()) == 0
+        process = start("search", cut)
+        for moment in ("metrics.jsonl", "checkpoints", "epochs/0001.json"):
+            while not (cut / moment).exists() and runs():
+                time.sleep(0.005)
+            time.sleep(0.05)
+            if runs():
+                os.kill(process, signal.SIGKILL)
+                kills += 1
+            assert int(forking.stdout.readline()) in (0, -signal.SIGKILL)
+            process = start("resume", cut)
+        assert int(forking.stdout.readline()) == 0
     assert kills
     tiny.assert_same_run(tmp_path / "whole", cut)
 

@@ -162,8 +162,8 @@ def test_the_plot_ranks_the_searches() -> None:
     assert [text for text in texts if text.startswith("lr-")] == ["lr-2", "lr-1", "lr-0"]
 
 
-TINY = ["--epochs", "1", "--channels", "4", "--layers", "3", "--device", "cpu", "--batch-size", "256", "--space", "s2"]
-TINY += ["--select-epochs", "1", "--retrain-epochs", "1"]
+TINY = ["--epochs", "1", "--channels", "4", "--layers", "3", "--device", "cpu", "--batch-size", "256"]
+TINY += ["--select-epochs", "1", "--retrain-epochs", "1", "--retrain-batch-size", "256", "--retrain-channels", "4"]
 
 
 @pytest.mark.parametrize("title", ["retrain weight", "retrain"])
@@ -179,7 +179,8 @@ def test_the_command_ends_as_a_single_search_does_whenever_it_was_stopped(
         return False
 
     monkeypatch.setattr(LineProgress, "wants_step", stop)
-    grid = ["--grid", "weight_decay=3e-4,9e-4"]
+    (tmp_path / "tiny.json").write_text(json.dumps(tiny.SPACE.to_json()))
+    grid = ["--space", str(tmp_path / "tiny.json"), "--grid", "weight_decay=3e-4,9e-4"]
     assert run_command("search", "--run", tmp_path / "r", *TINY, *grid, monkeypatch=monkeypatch) == 130
     assert f"continue with: fastdarts search --resume {tmp_path / 'r'}\n" in capsys.readouterr().err
     monkeypatch.undo()

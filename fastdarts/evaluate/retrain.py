@@ -180,6 +180,12 @@ def retrain(
         Diverged: where the losses say that there is no result (:mod:`fastdarts.search.divergence`).
         Interrupted: on SIGINT or SIGTERM; continue with :func:`continue_retrain`.
     """
+    if parse_genotype(config.genotype).layers is None and config.layers < 3:
+        raise UserError(
+            f"a network of {config.layers} cells has no normal cell: half of the genotype would not be in it",
+            "at least 3 layers",
+            "layers 1/3 and 2/3 down the network are reduction cells",
+        )
     with use_backend(config.backend):
         job = RetrainJob(config, images_of(config, sets))
         record = {"kind": "retrain", "config": dataclasses.asdict(config), "command": command}
