@@ -30,7 +30,7 @@ ROOT = Path(__file__).parent.parent
 
 def copied(to: Path, tests: Path, *, build: bool) -> None:
     """The tree, without what is built where it will be built anew, with the tests of `tests`."""
-    for name in ("fastdarts", "csrc", "kernels", "docs"):
+    for name in ("fastdarts", "csrc", "kernels", "docs", "bench"):
         left_out = shutil.ignore_patterns("__pycache__", *(["*.so"] if build else []))
         shutil.copytree(ROOT / name, to / name, ignore=left_out, symlinks=True)  # fastdarts/kernels is one
     for name in ("setup.py", "pyproject.toml", "README.md", "MANIFEST.in"):
