@@ -146,3 +146,10 @@ def test_weight_decays_that_it_takes(decay: float, factor: float, largest: float
     assert taken == pytest.approx(steps)
     assert guard.final
     assert not guard.keeps(0)
+
+
+def test_only_epochs_to_which_it_may_go_back_are_kept() -> None:
+    settings = {"factor": 10.0, "largest": 0.03}
+    guard = AdaptiveWeightDecay(Rise(start_epoch=3), 2, weight_decay=3e-4, **settings)
+    assert [epoch for epoch in range(9) if guard.keeps(epoch)] == [4, 6, 8]
+    assert not any(map(AdaptiveWeightDecay(Rise(start_epoch=3), 2, weight_decay=0.03, **settings).keeps, range(9)))

@@ -244,10 +244,19 @@ def test_continues_bit_for_bit(settings: dict[str, Any], stop: int, seeds: tuple
     resumed = Batches(numbered(20), seed=seeds[1], **settings)
     take(resumed, seeds[1] % 7)
     resumed.load_state_dict(kept)
+    again = resumed.state_dict()
+    assert all(torch.equal(torch.as_tensor(again[name]), torch.as_tensor(kept[name])) for name in kept), "stopped anew"
     assert same(rest, take(resumed, ahead))
     resumed.load_state_dict(state)
     assert same(rest, take(resumed, ahead))
     assert same([begun.next()], [resumed.next()])
+
+
+def test_the_callers_indices_may_change() -> None:
+    indices = torch.arange(8)
+    batches = Batches(numbered(), indices, batch_size=4, seed=0, shuffle=False)
+    indices.zero_()
+    assert torch.cat([labels for _, labels in batches.once()]).tolist() == list(range(8))
 
 
 def refused_states() -> Iterator[tuple[dict[str, Any], dict[str, Any], str]]:

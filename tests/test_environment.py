@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -161,3 +163,13 @@ def test_folders_of_several_runs_tell_it_too(work: Any, tmp_path: Path, elsewher
     assert len(listener.told) == 1 and listener.told[0].startswith(expected)
     work(tmp_path / "whole", listener)
     assert len(listener.told) == 1
+
+
+def test_every_generator_is_seeded() -> None:
+    def drawn(seed: int) -> list[float]:
+        environment.seed_everything(seed)
+        return [float(torch.rand(())), random.random(), float(np.random.rand())]
+
+    first, other = drawn(3), drawn(4)
+    assert drawn(3) == first
+    assert all(one != another for one, another in zip(first, other, strict=True))

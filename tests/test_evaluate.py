@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
+from fastdarts.data import Batches
 from fastdarts.errors import UserError
 from fastdarts.evaluate import RetrainConfig, budget, compare, comparison_folder, continue_retrain, retrain, statistics
+from fastdarts.evaluate.retrain import RetrainJob
 from fastdarts.runs import RunFolder
 from fastdarts.search import Interrupted
 from fastdarts.spaces import published, random_genotype, space
@@ -62,6 +66,39 @@ def test_the_test_set_is_read_only_at_the_end(tmp_path: Path) -> None:
     logs = [tiny.untimed(RunFolder.open(tmp_path / each).metrics()) for each in ("right", "blank")]
     assert logs[0] == logs[1]
     assert not any("test" in key for record in logs[0] for key in record)
+
+
+def test_a_step_descends_along_the_auxiliary_loss_too_and_records_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = RetrainJob(_config(auxiliary=0.4, label_smoothing=0.1), _sets())
+    job.begin_epoch(0)
+    images, labels = job.train.next()
+    monkeypatch.setattr(job.train, "next", lambda: (images, labels))
+    descended: list[torch.Tensor] = []
+    monkeypatch.setattr(sys.modules[RetrainJob.__module__], "descend", lambda loss, *_: descended.append(loss))
+    recorded = job.step(0, 0)["train_loss"]
+    own, head = (F.cross_entropy(each, labels, label_smoothing=0.1) for each in job.model(images))
+    assert torch.equal(recorded, own)
+    assert torch.equal(descended[0], own + 0.4 * head)
+
+
+def test_the_result_is_that_of_the_trained_network_on_all_test_images(tmp_path: Path) -> None:
+    sets, config = (tiny.images(32), tiny.images(21, seed=1)), _config(auxiliary=0.4, drop_path=0.3)
+    result = retrain(config, tmp_path / "run", sets=sets)
+    state = RunFolder.open(tmp_path / "run").load().state["job"]
+    # The second of two epochs: half of the cosine, half of the ramp.
+    assert state["optimizer"]["param_groups"][0]["lr"] == pytest.approx(config.lr / 2)
+    job = RetrainJob(config, sets)
+    job.begin_epoch(1)
+    assert job.model.drop_path_prob == pytest.approx(0.15)
+    job.load_state_dict(state)
+    job.model.eval()
+    images, labels = next(Batches(sets[1], batch_size=21, seed=0, shuffle=False).once())
+    with torch.no_grad():
+        logits, _ = job.model(images)
+    assert result["test_accuracy"] == pytest.approx(float((logits.argmax(1) == labels).double().mean()))
+    assert result["test_loss"] == pytest.approx(float(F.cross_entropy(logits, labels)), rel=1e-5)
+    headless = RetrainJob(dataclasses.replace(config, auxiliary=0.0), sets)
+    assert result["parameters"] == sum(weight.numel() for weight in headless.weights)
 
 
 def test_a_test_set_that_does_not_fit_is_refused_before_the_training(tmp_path: Path) -> None:

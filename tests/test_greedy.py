@@ -320,10 +320,11 @@ def test_the_state_decides_the_future() -> None:
     settings = {"decide_from": 1, "decide_every": 2, "criterion": 2, "history": 3}
     ours = GreedyDecisions(Decisions(), **settings)
     model = Alphas(WITHOUT_NONE, 3)
-    other = GreedyDecisions(Decisions(), **settings)
     for epoch in range(20):
         model.rows = {key: _rows(WITHOUT_NONE.normal, generator) for key in ("normal", "reduce")}
         state = copy.deepcopy(ours.state_dict())
+        # Another at every epoch: one that has seen the earlier ones knows what the state might lack.
+        other = GreedyDecisions(Decisions(), **settings)
         other.load_state_dict(state)
         first, second = (guard.after_epoch(_end(model, stage, epoch, [])) for guard in (ours, other))
         assert first == second

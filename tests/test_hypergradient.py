@@ -80,6 +80,24 @@ def test_quadratic_problem_has_the_same_quotient_at_any_step(kind: str) -> None:
         assert (flat(gradient) - expected).norm() < hessian.norm() * rounding < 1e-6 * expected.norm()
 
 
+@pytest.mark.parametrize("kind", FINITE)
+def test_both_ends_of_a_difference_are_epsilon_away_over_all_weights(kind: str) -> None:
+    _, problem = mixture(epsilon=0.01)
+    seen: list[Tensor] = []
+    inner = problem.loss_train
+
+    def loss_train() -> Tensor:
+        seen.append(flat(problem.weights) - start)
+        return inner()
+
+    start = flat(problem.weights)
+    problem.loss_train = loss_train
+    hypergradient(kind, **problem.arguments)
+    lengths = [float(moved.norm()) for moved in seen[-2:]]
+    assert lengths == pytest.approx([0.01, 0.01])
+    assert torch.allclose(seen[-2], -seen[-1])
+
+
 def test_second_first_term_is_taken_after_sgds_own_step() -> None:
     # With a training loss that does not know the alphas the hypergradient is dL_val/dalpha at SGD's next weights.
     model = nn.Linear(4, 3).double()

@@ -245,10 +245,11 @@ def test_inside_a_supernet_nothing_changes_its_layout() -> None:
     assert all(each.is_contiguous(memory_format=torch.channels_last) for each in seen)
 
 
+@pytest.mark.parametrize("stacked", [True, False])
 @pytest.mark.parametrize("momentum", [0.3, None])
-def test_statistics_follow_the_norms_settings(momentum: float | None) -> None:
+def test_statistics_follow_the_norms_settings(momentum: float | None, stacked: bool) -> None:
     def build(**options: Any) -> nn.Module:
-        cell = Cell(DARTS, 3, 3, 4, reduction=True, reduction_prev=False, **options)
+        cell = Cell(DARTS, 3, 3, 4, reduction=True, reduction_prev=False, stacked=stacked, **options)
         for module in cell.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.momentum, module.eps = momentum, 1e-2

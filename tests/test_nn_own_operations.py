@@ -20,6 +20,7 @@ from fastdarts._backend import native
 from fastdarts.compat import darts, pcdarts
 from fastdarts.errors import UserError
 from fastdarts.nn import MixedOp, SepConv, Supernet, build_op, import_primitives, primitives, register_primitive
+from fastdarts.nn.known import Known, as_known, elsewhere
 from fastdarts.plan import unsupported
 from fastdarts.spaces import _primitives as names
 from fastdarts.spaces import define_space, parse_genotype
@@ -248,3 +249,41 @@ def test_a_layer_that_is_given_its_own_parameter_leaves_the_stack() -> None:
         op(torch.randn(2, 4, 5, 5), torch.rand(2)).square().sum().backward()
     assert calls == ["MixedOp"] and conv.weight.grad is not None
     assert list(op.state_dict()) == list(before)
+
+
+@pytest.mark.parametrize("name", ["sep_conv_3x3", "dil_conv_3x3", "skip_connect", "none", "noise"])
+def test_a_subclass_of_a_candidate_is_called_as_what_it_is(name: str) -> None:
+    own = build_op(name, 4, 1, False, True)
+    kind = type(own)
+    own.__class__ = type(f"Own{kind.__name__}", (kind,), {"forward": lambda self, x: 2 * kind.forward(self, x) + 1})
+    assert isinstance(as_known(build_op(name, 4, 1, False, True), 4, 1), Known)
+    assert as_known(own, 4, 1) == f"Own{kind.__name__}"
+
+
+@pytest.mark.parametrize(
+    ("place", "layer"),
+    [
+        (0, type("OwnReLU", (nn.ReLU,), {"forward": lambda self, x: x})()),
+        (4, nn.ReLU(inplace=True)),
+        (3, nn.BatchNorm2d(4, affine=False, track_running_stats=False)),
+        (3, nn.BatchNorm2d(4)),
+        (2, nn.Conv2d(4, 4, 1)),
+    ],
+    ids=[
+        "ReLU of a subclass",
+        "ReLU in place",
+        "norm without statistics",
+        "norm with weights",
+        "convolution with bias",
+    ],
+)
+def test_a_candidate_with_another_layer_is_called_as_what_it_is(place: int, layer: nn.Module) -> None:
+    sep = build_op("sep_conv_3x3", 4, 1, False, True)
+    sep.op[place] = layer
+    assert isinstance(as_known(sep, 4, 1), str)
+
+
+def test_torchs_own_functions_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert elsewhere() == ""
+    monkeypatch.setattr(torch.nn.functional, "relu", lambda x, inplace=False: x)
+    assert elsewhere() == "torch's functions are replaced"

@@ -176,6 +176,20 @@ def test_proxyless_draws_one_path_for_the_weights_and_two_for_the_alphas() -> No
     _within(gates, dict(zip(likeliest, q, strict=True)))
 
 
+def test_which_of_the_two_is_the_gate_does_not_depend_on_which_came_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of two draws is not one of the pair with its probabilities, but nearly: what is drawn is given here."""
+
+    def noise(like: Tensor) -> Tensor:
+        # Columns 0 and 1, in this order; then the second of them.
+        row = [200.0, 100.0, 0.0, 0.0] if like.shape[1] == 4 else [0.0, 1000.0]
+        return torch.tensor(row, dtype=like.dtype).expand_as(like)
+
+    monkeypatch.setattr("fastdarts.search.sampling._noise", noise)
+    mixing = BinaryGates()(supernet(), 0.0)
+    assert set(mixing["active"]["normal"]) == {(0, 1)}
+    assert torch.equal(mixing["weights"]["normal"].detach()[0].float(), torch.tensor([0.0, 1.0, 0.0, 0.0]))
+
+
 @pytest.mark.parametrize("relaxation", [UniformPath(), RandomArchitecture(1, 2000)], ids=["a-pass", "an-epoch"])
 def test_random_search_draws_every_architecture_equally_often(relaxation: Relaxation) -> None:
     edges = {(0, 2): ("skip_connect", "sep_conv_3x3", "none"), (1, 2): ("max_pool_3x3",), (0, 3): ("skip_connect",)}

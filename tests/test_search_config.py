@@ -10,7 +10,9 @@ import pytest
 
 from fastdarts.errors import UserError
 from fastdarts.search import METHODS, SearchConfig, configure
-from fastdarts.search.schedule import cosine
+from fastdarts.search.choices import Stage
+from fastdarts.search.schedule import cosine, learning_rate, rates
+from fastdarts.spaces import space
 
 
 def test_darts_has_the_published_values() -> None:
@@ -119,3 +121,23 @@ def test_cosine_is_torchs() -> None:
         assert cosine(epoch, 10, 0.025, 0.001) == pytest.approx(scheduler.get_last_lr()[0], rel=1e-12)
         optimizer.step()
         scheduler.step()
+
+
+def test_the_learning_rate_warms_up_and_then_follows_its_cosine() -> None:
+    config = configure("pc-darts-imagenet", data="custom", epochs=10, warmup_epochs=4, lr=0.8, lr_min=0.0)
+    found = [learning_rate(config, epoch, 10) for epoch in range(10)]
+    assert found[:4] == pytest.approx([0.2, 0.4, 0.6, 0.8])
+    assert found[4:] == pytest.approx([cosine(epoch, 10, 0.8, 0.0) for epoch in range(4, 10)])
+
+
+@pytest.mark.parametrize(
+    ("ramp", "drop_path", "cutout"),
+    [(True, [0.0, 0.1, 0.2], [0.0, 0.5, 1.0]), (False, [0.0, 0.2 / 3, 0.4 / 3], [1.0] * 3)],
+)
+def test_a_ramp_arrives_in_the_last_epoch(ramp: bool, drop_path: list[float], cutout: list[float]) -> None:
+    config = configure(epochs=3, drop_path=0.2, ramp=ramp)
+    stage = Stage(0, 3, space("darts"), 3)
+    found = [rates(config, lambda _, epoch: epoch / 8, stage, epoch) for epoch in range(3)]
+    assert [each.drop_path for each in found] == pytest.approx(drop_path)
+    assert [each.cutout for each in found] == pytest.approx(cutout)
+    assert [each.skip_dropout for each in found] == [0.0, 0.125, 0.25]

@@ -21,6 +21,7 @@ from fastdarts.errors import UserError
 from fastdarts.runs import RunFolder
 from fastdarts.search import Interrupted, Progress, resume
 from fastdarts.search import search as search_in
+from fastdarts.search.job import SearchJob
 from fastdarts.spaces import define_space, parse_genotype
 from tests import tiny
 
@@ -51,6 +52,15 @@ def test_a_run_folder_holds_what_the_docs_promise(tmp_path: Path) -> None:
     assert edges[0]["primitives"] == list(tiny.SPACE.normal.edges[0].primitives)
     assert list(result.path.glob("events.out.tfevents.*"))
     assert result.to_json()["text"] == result.genotype.text()
+
+
+def test_levels_have_their_own_images_and_draws_and_one_level_has_all() -> None:
+    two, one = (SearchJob(tiny.config(name), tiny.images()) for name in ("darts-first", "darts-one-level"))
+    assert sorted(torch.cat([two.train.indices, two.valid.indices]).tolist()) == list(range(48))
+    assert sorted(one.train.indices.tolist()) == list(range(48))
+    assert (two.steps, one.steps) == (3, 6)
+    # Beyond the images' numbers: how each is cropped.
+    assert not torch.equal(two.train.draw()[8:], two.valid.draw()[8:])
 
 
 def test_it_learns(tmp_path: Path) -> None:
@@ -122,6 +132,15 @@ def test_termination_is_as_gentle_as_an_interrupt(tmp_path: Path) -> None:
         search(tiny.config(), tmp_path / "run", train_set=tiny.images(), progress=tiny.StopAt(3, signal.SIGTERM))
     assert signal.getsignal(signal.SIGTERM) is handler
     assert resume(tmp_path / "run", train_set=tiny.images()).epochs == 2
+
+
+def test_checkpoints_are_saved_every_so_many_epochs_at_the_end_and_when_asked_to_stop(tmp_path: Path) -> None:
+    config = tiny.config(epochs=3, save_every=2)
+    search(config, tmp_path / "whole", train_set=tiny.images())
+    assert RunFolder.open(tmp_path / "whole").steps() == [6, 9]
+    with pytest.raises(Interrupted):
+        search(config, tmp_path / "cut", train_set=tiny.images(), progress=tiny.StopAt(2))
+    assert RunFolder.open(tmp_path / "cut").steps() == [2]
 
 
 def test_a_finished_run_resumes_to_the_same_result(tmp_path: Path) -> None:

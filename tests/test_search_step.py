@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 
 import pytest
@@ -10,11 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastdarts.compat.darts import Architect, Network
+from fastdarts.hypergradient import hypergradient
 from fastdarts.nn import Supernet
 from fastdarts.search import configure
 from fastdarts.search.choices import Mixing, Softmax
 from fastdarts.search.step import SearchStep
-from fastdarts.spaces import space
+from fastdarts.spaces import define_space, space
 from tests.tolerance import assert_within
 
 
@@ -79,6 +81,13 @@ def test_the_weight_level_asks_no_gradient_of_the_alphas() -> None:
     assert asked == [True, False]
 
 
+def test_the_weights_may_learn_first() -> None:
+    together, apart = (_step("first", weights_first=True) for _ in range(2))
+    values = together(_batch(0), _batch(1), 0.0)
+    assert values == apart.weight_step(_batch(0), 0.0) | apart.arch_step(_batch(0), _batch(1), 0.0)
+    assert _equal(together.weights + together.alphas, apart.weights + apart.alphas)
+
+
 def test_the_alphas_wait_when_there_is_no_validation_batch() -> None:
     step = _step()
     alphas = _snapshot(step.alphas)
@@ -140,6 +149,39 @@ def test_an_unrolled_step_is_that_of_darts_own_loop() -> None:
         assert torch.equal(value, ours[name]), name
     for theirs, alphas in zip(network.arch_parameters(), step.alphas, strict=True):
         torch.testing.assert_close(alphas.detach(), theirs.detach())
+
+
+@pytest.mark.parametrize("kind", ["second", "amended"])
+def test_the_hypergradient_takes_the_present_rates_and_sees_the_auxiliary_loss(kind: str) -> None:
+    """Adam's first steps hardly show what the gradient was: it is taken before them."""
+    space_of_two = define_space("two", ("skip_connect", "sep_conv_3x3"), nodes=1, layers=3)
+    config = configure("darts-first", data="cifar10", channels=2, layers=3, hypergradient=kind, auxiliary=0.4)
+    model = Supernet(space_of_two, channels=2, layers=3, classes=5, auxiliary=True)
+    step = SearchStep(model, config, Softmax())
+    step.weight_step(_batch(2), 0.0)
+    step.set_lr(0.1)
+    step.set_weight_decay(0.02)
+    found: list[Sequence[Tensor]] = []
+    step._learn_alphas = found.append
+    step.arch_step(_batch(0), _batch(1), 0.0)
+
+    def loss(number: int) -> Tensor:
+        images, labels = _batch(number)
+        value = F.cross_entropy(model(images, **Softmax()(model, 0.0)), labels)
+        return value + 0.4 * F.cross_entropy(model.auxiliary_logits, labels) if number == 0 else value
+
+    expected = hypergradient(
+        kind,
+        loss_train=lambda: loss(0),
+        loss_val=lambda: loss(1),
+        weights=step.weights,
+        alphas=step.alphas,
+        lr=0.1,
+        momentum=config.momentum,
+        momentum_buffers=[step.weight_optimizer.state[weight]["momentum_buffer"] for weight in step.weights],
+        weight_decay=0.02,
+    )
+    assert all(map(torch.equal, found[0], expected))
 
 
 def test_check_leaves_everything_as_it_was() -> None:

@@ -81,6 +81,35 @@ def test_without_finite_differences_the_hypergradient_is_the_same_to_the_bit(kin
     assert all(torch.equal(left, right) for left, right in zip(*found, strict=True))
 
 
+@pytest.mark.parametrize("kind", ["second", "amended"])
+def test_finite_differences_take_momentum_and_the_present_rates(kind: str) -> None:
+    """Adam's first steps hardly show what the gradient was: here it is itself, in float64, up to rounding over R."""
+    found, begun = [], _take(_step(SearchStep, kind, torch.float64))
+    for cls in (SearchStep, UnattendedStep):
+        step = _step(cls, kind, torch.float64)
+        step.load_state_dict(copy.deepcopy(begun.state_dict()))
+        step.model.load_state_dict(begun.model.state_dict())
+        step.set_lr(0.1)
+        step.set_weight_decay(0.02)
+        losses = step._losses(_batch(2, torch.float64), _batch(3, torch.float64), 0.0, {})
+        found.append(torch.cat([each.flatten() for each in step._hypergradient(losses)]))
+    assert (found[1] - found[0]).norm() < 1e-6 * found[0].norm()
+
+
+@pytest.mark.parametrize("cls", [SearchStep, UnattendedStep])
+@pytest.mark.parametrize("length", [0.5, 4.0])
+def test_long_gradients_of_the_alphas_are_clipped_and_short_ones_are_not(cls: type[SearchStep], length: float) -> None:
+    """What Adam is given: its first step is as long whatever that is."""
+    step, found = _step(cls, "first", arch_grad_clip=1.0), []
+    if isinstance(step, UnattendedStep):
+        step.adam.step = found.extend
+    else:
+        step.arch_optimizer.step = lambda: found.extend(alphas.grad.clone() for alphas in step.alphas)
+    count = sum(alphas.numel() for alphas in step.alphas)
+    step._learn_alphas([torch.full_like(alphas, length / count**0.5) for alphas in step.alphas])
+    assert float(torch.cat([each.flatten() for each in found]).norm()) == pytest.approx(min(length, 1.0), rel=1e-5)
+
+
 @pytest.mark.parametrize(("first", "second"), [(SearchStep, UnattendedStep), (UnattendedStep, SearchStep)])
 def test_a_run_may_go_on_with_the_other_kind_of_step(first: type[SearchStep], second: type[SearchStep]) -> None:
     begun, resumed = _take(_step(first, "first"), 2), _step(second, "first")

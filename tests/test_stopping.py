@@ -137,6 +137,14 @@ def test_restarts_are_those_of_the_slow_rule_and_the_best_attempt_answers(seed: 
     assert guard.answer() == (answer if len(ends) > 1 else None)
 
 
+@pytest.mark.parametrize(("total", "begins"), [(9, False), (10, True)])
+def test_a_restart_needs_time_to_wait_and_to_be_stuck_again(total: int, begins: bool) -> None:
+    guard, stage = Restart(2, arch_start_epoch=3), Stage(0, total, SPACE, 3)
+    found = [guard.after_epoch(_end(epoch, stage, _genotype("cccc"), accuracy=0.5)) for epoch in range(5)]
+    assert found[:4] == [None] * 4
+    assert isinstance(found[4], Begin) == begins
+
+
 def test_the_order_of_a_nodes_inputs_is_no_change() -> None:
     stage, guard = Stage(0, 20, SPACE, 3), Restart(2)
     ours = _genotype("sccc")

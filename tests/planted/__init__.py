@@ -1,0 +1,23 @@
+"""The faults that `tests/mutants.py` plants, by area: the plausible mistakes of an engineer, not flips of signs."""
+
+from __future__ import annotations
+
+from planted import core, data, evaluate, hypergradient, kernels, methods, nn, runs, search
+from planted.mutant import Mutant
+
+__all__ = ["AREAS", "MUTANTS", "Mutant"]
+
+AREAS: dict[str, list[Mutant]] = {
+    "core": core.MUTANTS,
+    "kernels": kernels.MUTANTS,
+    "nn": nn.MUTANTS,
+    "hypergradient": hypergradient.MUTANTS,
+    "search": search.MUTANTS,
+    "methods": methods.MUTANTS,
+    "runs": runs.MUTANTS,
+    "evaluate": evaluate.MUTANTS,
+    "data": data.MUTANTS,
+}
+"""From the ground up; `core` is the C++, which a mutant compiles."""
+
+MUTANTS = [mutant for mutants in AREAS.values() for mutant in mutants]
