@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -32,7 +33,7 @@ from bench.gpu import (
 )
 from bench.gpu.arguments import prepared
 from bench.gpu.calls import supernet_calls
-from bench.gpu.models import TOY_SPACE, net
+from bench.gpu.models import TOY_SPACE, Eager, Fused, net
 from bench.plain import PlainSupernet
 from fastdarts import use_backend
 from fastdarts._backend import BackendError, native
@@ -49,6 +50,14 @@ needs_core = pytest.mark.skipif(native() is None, reason="fastdarts._C is not bu
 def tuned(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stages let cuDNN tune itself, for their process."""
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", torch.backends.cudnn.benchmark)
+
+
+@needs_core
+def test_a_network_of_one_cell_has_its_passes() -> None:
+    """It has no cell of the other kind, and alphas of both."""
+    one = replace(compiled.CELL, batch=2, side=8)
+    Fused(one, torch.device("cpu")).passes()
+    Eager(one, torch.device("cpu")).passes()
 
 
 @pytest.mark.parametrize("partial", [1, 2])

@@ -216,7 +216,8 @@ class Fused:
         with precision(self.dtype, self.device):
             loss = F.cross_entropy(self.model(self.images), self.labels)
         # Not backward(): a gradient that is accumulated belongs to the stream on which its parameter was first used.
-        torch.autograd.grad(loss, list(self.model.parameters()))
+        # A network of one cell does not use the other kind's alphas.
+        torch.autograd.grad(loss, list(self.model.parameters()), allow_unused=True)
 
     def step(self, *, graph: bool) -> Callable[[], None]:
         """A function that is a step of both levels; in a graph, its first calls launch one by one and then record.

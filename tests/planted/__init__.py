@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from planted import core, data, evaluate, hypergradient, kernels, methods, nn, runs, search
+from planted import cell, core, data, evaluate, hypergradient, kernels, methods, nn, runs, search
 from planted.mutant import Mutant
 
 __all__ = ["AREAS", "MUTANTS", "Mutant"]
 
 AREAS: dict[str, list[Mutant]] = {
     "core": core.MUTANTS,
+    "cell": cell.MUTANTS,
     "kernels": kernels.MUTANTS,
     "nn": nn.MUTANTS,
     "hypergradient": hypergradient.MUTANTS,
@@ -18,6 +19,6 @@ AREAS: dict[str, list[Mutant]] = {
     "evaluate": evaluate.MUTANTS,
     "data": data.MUTANTS,
 }
-"""From the ground up; `core` is the C++, which a mutant compiles."""
+"""From the ground up; `core` and most of `cell` are C++, which a mutant compiles."""
 
 MUTANTS = [mutant for mutants in AREAS.values() for mutant in mutants]
