@@ -25,7 +25,8 @@ from bench.gpu.timing import captured, clocked, timed
 
 __all__ = ["main"]
 
-# One cell, a reduction (a network of one has no other): its figures come within a minute or two, the whole supernet's perhaps never.
+# One cell, a reduction (a network of one has no other): its figures come within a minute or two, the supernet's perhaps
+# never.
 CELL = Net("DARTS, 1 cell", "darts", 16, 1, 64)
 _LEAST = 30  # seconds below which compiling is not begun
 WHOLE = (("DARTS", "fp32", "NCHW"), ("DARTS", "bf16", "NCHW"), ("DARTS", "fp32", "channels_last"))
