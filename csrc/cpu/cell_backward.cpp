@@ -26,10 +26,7 @@ class Backward : CellRun<T> {
         const auto kept = [&](std::int64_t channels) {
             return this->lying(const_cast<T*>(call.kept[place++]), channels);
         };
-        for (const std::int64_t row : program.kept) {
-            this->kept_[row] = 1;
-            this->values_[row] = kept(this->mixed_);
-        }
+        for (const std::int64_t row : program.kept) this->values_[row] = kept(this->mixed_);
         const std::int64_t channels = program.channels, pixel = program.concat.size() * channels;
         for (std::int64_t state = program.given; state < program.states; ++state) {
             const std::int64_t slot = shown(state);

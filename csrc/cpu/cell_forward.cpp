@@ -16,7 +16,6 @@ class Forward : CellRun<T> {
           call_(call) {
         this->mean_ = this->found_mean_ = call.mean;
         this->var_ = this->found_var_ = call.var;
-        for (const std::int64_t row : program.kept) this->kept_[row] = 1;
     }
 
     std::int64_t run() {
@@ -31,10 +30,10 @@ class Forward : CellRun<T> {
 
   private:
     Map value(std::int64_t row) override {
-        if (!this->kept_[row]) return this->fresh(this->mixed_);
         const Numbers& kept = this->program_.kept;
-        const std::int64_t place = std::find(kept.begin(), kept.end(), row) - kept.begin();
-        return this->lying(call_.kept[place], this->mixed_);
+        const auto found = std::find(kept.begin(), kept.end(), row);
+        return found == kept.end() ? this->fresh(this->mixed_)
+                                   : this->lying(call_.kept[found - kept.begin()], this->mixed_);
     }
 
     void sum(const CellNode& node) {

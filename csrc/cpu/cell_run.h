@@ -204,9 +204,8 @@ class CellRun {
         stencil(stage.second, true, measured);
     }
     virtual Map value(std::int64_t row) = 0;  // where forward writes it
-    void forget(std::int64_t row) {
-        if (!kept_[row]) values_[row] = Map{};
-    }
+    // What lies in the scratch is free again; what is kept for backward lies elsewhere.
+    void forget(std::int64_t row) { values_[row] = Map{}; }
     void forget(const Numbers& rows) {
         for (const std::int64_t row : rows) forget(row);
     }
@@ -296,8 +295,7 @@ class CellRun {
     const std::int64_t mixed_, height_, width_;
     Scratch scratch_;
     std::vector<Map> states_;
-    std::vector<Map> values_;                   // by row, as long as they exist
-    std::vector<char> kept_ = std::vector<char>(static_cast<std::size_t>(program_.norms), 0);
+    std::vector<Map> values_;  // by row, as long as they exist
 
   private:
     void keep(const Numbers& norms, const double* mean, const double* var) {
