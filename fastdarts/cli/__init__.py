@@ -314,7 +314,7 @@ def _command() -> str:
 def main() -> None:
     """Run the command line; bad input is one line on standard error and exit code 2, divergence one and 1."""
     # Before torch is imported: how long its threads (GNU OpenMP) spin before they sleep. Spinning, two of them keep the
-    # cores from each other as soon as another process wants one: a digits step on two threads takes 0.7 s alone, with
+    # cores from each other as soon as another process wants one: a digits step on two threads took 0.7 s alone, with
     # either setting, and beside one busy process 2.4 s with OpenMP's own and 1.9 s with this one.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     printable_streams()
