@@ -18,15 +18,21 @@ EPS = 1e-5
 SHAPES = [(1, 1, 1), (5, 7, 3), (4, 2, 20), (9, 40, 36)]
 
 
-@pytest.fixture(params=["plain", "interpreted", pytest.param("compiled", marks=pytest.mark.gpu)])
-def run(request: pytest.FixtureRequest):
-    """Calls a launcher by name with its tensors where it computes, and returns what it gives as a list on the CPU."""
-    device = torch.device("cuda" if request.param == "compiled" else "cpu")
+@pytest.fixture(params=["plain", "interpreted", pytest.param("cuda", marks=pytest.mark.gpu)])
+def where(request: pytest.FixtureRequest) -> torch.device | str:
+    """Where a launcher's kernels run: a GPU, or how on the CPU."""
     if request.param != "plain":
         pytest.importorskip("triton")
     if request.param == "interpreted" and os.environ.get("TRITON_INTERPRET") != "1":
         pytest.skip("kernels are compiled for the GPU in this process, not interpreted")
-    module = launchers("coefficients", "cpu" if request.param == "plain" else "triton")
+    return torch.device("cuda") if request.param == "cuda" else request.param
+
+
+@pytest.fixture
+def run(where: torch.device | str):
+    """Calls a launcher by name with its tensors where it computes, and returns what it gives as a list on the CPU."""
+    device = where if isinstance(where, torch.device) else torch.device("cpu")
+    module = launchers("coefficients", "cpu" if where == "plain" else "triton")
 
     def call(name: str, *args: object, **options: object) -> list[Tensor]:
         moved = [each.to(device) if isinstance(each, Tensor) else each for each in args]
