@@ -54,7 +54,9 @@ def _formulas() -> dict[Any, Callable[..., int]]:
         ops.stencil: _stencil,
         ops.stencil_backward: _stencil_backward,
         **dict.fromkeys((ops.mixed_sum, ops.mixed_sum_backward, ops.pool_moments), _nothing),
-        **dict.fromkeys((ops.track_, ops.augment, ops.sgd_, ops.adam_), _nothing),
+        **dict.fromkeys((ops.track_, ops.augment), _nothing),
+        # The optimisers' are there once somebody has imported them.
+        **{getattr(ops, name): _nothing for name in ("sgd_", "adam_") if hasattr(ops, name)},
     }
 
 
