@@ -80,7 +80,8 @@ def backward(
     """
     x, cell = given.sources[0], native_program(*_key(given, asked.sources, asked.parameters))
     assert given.mean is not None and given.var is not None  # forward returned them
-    plan, device, pieces = cell.program.plan, x.device, given.pieces()
+    plan, device, reads = cell.program.plan, x.device, _Reads(given)
+    pieces = reads.pieces
     g = maps.as_maps(grad)
     dstates, dnoise = _gradients(given.sources, asked.sources), _gradients(given.noise, asked.noise)
     arithmetic, dparameters = maps.arithmetic(x.dtype), []
@@ -99,7 +100,6 @@ def backward(
     call |= {"owned": g is not grad, "training": training}
     wanted = {"weighted": asked.weights, "bypassed": asked.bypass, "parameters": asked.parameters}
     needed = cell.function("backward_scratch", x)(**call, **wanted, sources=asked.sources)
-    reads = _Reads(given)
     scratch = maps.empty(needed, dtype=torch.uint8, device=device)
     if not x.is_meta:
         read = {"out": out, "mean": given.mean, "var": given.var, "scratch": scratch}
@@ -123,7 +123,7 @@ def backward(
         mixing.append(total[:-1].view(given.weights.shape).to(given.weights.dtype))
     if dbypass is not None and given.bypass is not None:
         mixing.append(dbypass.to(given.bypass.dtype))
-    parameters = [_cast(found, own.dtype) for found, own in zip(dparameters, given.parameters, strict=False)]
+    parameters = [maps.cast(found, own.dtype) for found, own in zip(dparameters, given.parameters, strict=False)]
     return (
         [each for each in dstates if each is not None],
         mixing,
@@ -139,9 +139,9 @@ class _Reads:
         x, self.eps = given.sources[0], given.eps
         self.pieces = given.pieces()
         self.states = [maps.as_maps(each) for each in given.sources]
-        self.noises = [_dense(each) for each in given.noise]
-        self.parameters = [_plain(each, maps.arithmetic(x.dtype)) for each in given.parameters]
-        self.weights = with_zero(given.weights)
+        self.noises = [maps.as_dense_maps(each) for each in given.noise]
+        self.parameters = [maps.plain(each, maps.arithmetic(x.dtype)) for each in given.parameters]
+        self.weights = given.flat_weights()
         self.bypass = self.weights.new_ones(len(given.weights))
         if given.bypass is not None:
             self.bypass = given.bypass.detach().to(torch.float64).contiguous()
@@ -155,12 +155,6 @@ class _Reads:
             "weights": self.weights.data_ptr(),
             "bypass": self.bypass.data_ptr(),
         }
-
-
-def with_zero(weights: Tensor) -> Tensor:
-    """The mixing weights [E, width] as [E * width + 1] float64, the last one 0."""
-    flat = weights.detach().to(torch.float64).reshape(-1)
-    return torch.cat([flat, flat.new_zeros(1)])
 
 
 def _key(given: Given, sources: tuple[bool, ...], parameters: bool) -> tuple[str, str, int, tuple[bool, ...], bool]:
@@ -194,22 +188,3 @@ def _addresses(tensors: Sequence[Tensor], pieces: Pieces | None) -> list[int]:
 
 def _address(x: Tensor | None) -> int:
     return 0 if x is None else x.data_ptr()
-
-
-def _dense(x: Tensor) -> Tensor:
-    """x as a map without gaps between its pixels: itself, where it is one."""
-    if maps.pixel_stride(x) == x.shape[1]:
-        return x
-    copy = maps.empty_maps(*x.shape, like=x)
-    return copy if x.is_meta else copy.copy_(x)
-
-
-def _plain(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    if weight.dtype == dtype and weight.is_contiguous():
-        return weight
-    return weight.detach().to(dtype).contiguous()
-
-
-def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
-    # `to` costs 3 us where there is nothing to do, for each of 168 parameters.
-    return x if x.dtype == dtype else x.to(dtype)

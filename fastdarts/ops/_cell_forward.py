@@ -12,7 +12,7 @@ from fastdarts.ops import maps
 from fastdarts.ops._cell_layout import Call, Inputs, Layout, Node, Values
 from fastdarts.ops._engine import Engine
 
-__all__ = ["Statistics", "Work", "run", "with_zero"]
+__all__ = ["Statistics", "Work", "run"]
 
 
 class Statistics:
@@ -159,12 +159,6 @@ class Work:
         self.values.update(zip(call.rows, ys, strict=True))
         if y_mean is not None and y_var is not None:
             self.statistics.add(y_mean, y_var)
-
-
-def with_zero(weights: Tensor) -> Tensor:
-    """The mixing weights [E, width] as [E * width + 1] float64, the last one 0."""
-    flat = weights.detach().to(torch.float64).reshape(-1)
-    return torch.cat([flat, flat.new_zeros(1)])
 
 
 def run(work: Work) -> tuple[Tensor, list[Tensor]]:

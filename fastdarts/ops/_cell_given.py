@@ -68,6 +68,11 @@ class Given(NamedTuple):
         found = self.pieces()
         return self.parameters if found is None else taken_apart(self.parameters, found)
 
+    def flat_weights(self) -> Tensor:
+        """The mixing weights as [E * width + 1] float64, the last one 0: the weight of what an edge has not."""
+        flat = self.weights.detach().to(torch.float64).reshape(-1)
+        return torch.cat([flat, flat.new_zeros(1)])
+
     def check_tensors(self) -> None:
         """Refuse what is no tensor, and a call without sources."""
         if not self.sources:

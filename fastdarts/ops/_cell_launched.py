@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastdarts.ops import maps
 from fastdarts.ops._cell_backward import Backward
-from fastdarts.ops._cell_forward import Statistics, Work, run, with_zero
+from fastdarts.ops._cell_forward import Statistics, Work, run
 from fastdarts.ops._cell_given import Asked, Given
 from fastdarts.ops._cell_layout import Layout, layout
 from fastdarts.ops._cell_pieces import joined
@@ -71,5 +71,4 @@ def _work(given: Given, statistics: Statistics, chosen: Layout, backend: str) ->
         if given.bypass is not None:
             beta = given.bypass.detach().to(torch.float64)
     states, noise = [maps.as_maps(x) for x in given.sources], [maps.as_maps(x) for x in given.noise]
-    weights = with_zero(given.weights)
-    return Work(engine(backend), chosen, states, given.kernels(), noise, statistics, weights, beta)
+    return Work(engine(backend), chosen, states, given.kernels(), noise, statistics, given.flat_weights(), beta)

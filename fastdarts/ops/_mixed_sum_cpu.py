@@ -75,7 +75,7 @@ def forward(
     """
     shape = (out.shape[0], out.shape[1], partial, out.shape[2], out.shape[3])
     mixed = out.shape[1] // partial
-    ys = [_dense(y) for y in ys]
+    ys = [maps.as_dense_maps(y) for y in ys]
     bias = out.new_zeros(mixed, dtype=torch.float64) if bias is None else bias
     kept = [_coefficients(each) for each in (scale, mean, bias, free, pool_mean, bypass)]
     names = ("scale", "mean", "bias", "free", "pool_mean", "bypass")
@@ -123,7 +123,7 @@ def reduce(
     unshuffled = g if partial == 1 else maps.empty_maps(n, channels, height, width, like=g)
     total, products, free = _sums(g, mixed), _sums(g, len(ys), mixed), _sums(g, count, 3, mixed)
     bypass = None if partial == 1 else _sums(g, count)
-    ys = [_dense(y) for y in ys]
+    ys = [maps.as_dense_maps(y) for y in ys]
     kept = [_coefficients(each) for each in (mean, rstd, pool_mean, pool_rstd)]
     names = ("mean", "rstd", "pool_mean", "pool_rstd")
     _run(
@@ -239,14 +239,6 @@ def _sums(like: Tensor, *shape: int) -> Tensor:
 
 def _coefficients(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.detach().to(torch.float64).contiguous()
-
-
-def _dense(y: Tensor) -> Tensor:
-    """y without gaps between its pixels: itself, where it is channels_last."""
-    if maps.pixel_stride(y) == y.shape[1]:
-        return y
-    copy = maps.empty_maps(*y.shape, like=y)
-    return copy if y.is_meta else copy.copy_(y)
 
 
 def _edges(

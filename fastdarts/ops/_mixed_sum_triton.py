@@ -53,7 +53,7 @@ def forward(
     """Write a node: see `_mixed_sum_cpu.forward`."""
     n, channels, height, width = out.shape
     mixed = channels // partial
-    ys = [_dense(y) for y in ys]
+    ys = [maps.as_dense_maps(y) for y in ys]
     scale, free = map(_coefficients, (scale, free))
     mean, bias, pool_mean, bypass = map(_coefficients, (mean, bias, pool_mean, bypass))
     if out.is_meta:
@@ -95,7 +95,7 @@ def reduce(
     unshuffled = g if partial == 1 else maps.empty_maps(n, channels, height, width, like=g)
     total, products, free = _sums(g, mixed), _sums(g, len(ys), mixed), _sums(g, count, 3, mixed)
     bypass = None if partial == 1 else _sums(g, count)
-    ys = [_dense(y) for y in ys]
+    ys = [maps.as_dense_maps(y) for y in ys]
     mean, rstd, pool_mean, pool_rstd = map(_coefficients, (mean, rstd, pool_mean, pool_rstd))
     pixels = n * height * width
     rows, columns, tiles, slots = _tiles(pixels, mixed)
@@ -337,11 +337,3 @@ def _sums(like: Tensor, *shape: int) -> Tensor:
 
 def _coefficients(tensor: _Given) -> _Given:
     return None if tensor is None else tensor.detach().to(torch.float64).contiguous()
-
-
-def _dense(y: Tensor) -> Tensor:
-    """y without gaps between its pixels: itself, where it is channels_last."""
-    if maps.pixel_stride(y) == y.shape[1]:
-        return y
-    copy = maps.empty_maps(*y.shape, like=y)
-    return copy if y.is_meta else copy.copy_(y)

@@ -42,7 +42,7 @@ class Arguments:
         self.count, self.channels = sources[0].shape[:2]
         self.dtype, self.device = sources[0].dtype, sources[0].device
         self.arithmetic = maps.arithmetic(self.dtype)
-        self.weights = [[_plain(weight, self.arithmetic) for weight in given] for given in (depthwise, pointwise)]
+        self.weights = [[maps.plain(weight, self.arithmetic) for weight in given] for given in (depthwise, pointwise)]
         self.statistics = [
             None if given is None else self.vectors(name, given, len(sources))
             for name, given in (("mean", mean), ("rstd", rstd))
@@ -190,12 +190,6 @@ class Call(Arguments, ABC):
         addresses = {key: value.data_ptr() if isinstance(value, Tensor) else value for key, value in rest.items()}
         mean, rstd = (0 if given is None else given.data_ptr() for given in self.statistics)
         self.call(which, **sizes, **addresses, mean=mean, rstd=rstd, scratch=scratch.data_ptr(), scratch_bytes=needed)
-
-
-def _plain(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    if weight.dtype == dtype and weight.is_contiguous():
-        return weight
-    return weight.detach().to(dtype).contiguous()
 
 
 def _output_size(size: tuple[int, int], stride: int) -> tuple[int, int]:
