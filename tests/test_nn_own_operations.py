@@ -148,6 +148,14 @@ def test_operations_are_deleted_as_p_darts_and_s1_do() -> None:
     assert_all_within({"y": found.float()}, {"y": expected.float()}, {"y": expected})
 
 
+def test_an_operation_that_stands_in_two_columns_has_the_gradients_of_both() -> None:
+    model = Supernet(define_space("pair", ("sep_conv_3x3", "skip_connect", "dil_conv_3x3"), nodes=1), channels=2)
+    for cell in model.cells:
+        for edge in cell._ops:
+            edge._ops[2] = edge._ops[0]
+    assert "Cell" in assert_as_reference(model, torch.randn(2, 3, 12, 12))
+
+
 class Switched(MixedOp):
     """P-DARTS' mixed operation: what its switches leave, a dropout after skips."""
 

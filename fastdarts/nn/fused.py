@@ -239,7 +239,8 @@ class Engine:
         """The weights of the convolutions, or what they lie in, and where."""
         places = _some(survey.stacked_convs, route.kernels)
         if places is not None and stack is not None:
-            return stack.pieces(places)
+            # A module that stands in two columns has one place for two parameters, whose gradients are added up.
+            return stack.pieces(places) if len(set(places)) == len(places) else (stack.kernels(places), ())
         if torch.compiler.is_compiling() or self._found is None:
             return [_at(edges, place).weight for place in _some(survey.convs, route.kernels) or ()], ()
         convs = _some(self._found.convs, route.kernels)
