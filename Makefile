@@ -25,7 +25,7 @@ DEVICE_PYTHON ?= python3.12
 JOBS ?= $(shell nproc)
 CALLS ?= A B
 
-.PHONY: search lint test test-all test-machines mutants paper bench sanitize wheel device-kit device-dry clean
+.PHONY: search lint test test-all test-machines mutants paper bench bench-suite sanitize wheel device-kit device-dry clean
 
 # Five random cells show whether the search did poorly. That it beat chance only 19 or more can show (four times the time):
 #   make search ARGS="--random-cells 19"
@@ -69,6 +69,13 @@ bench: $(VENV)/ready
 	$(BIN)/python -m pytest $(BENCH) -q --benchmark-only --benchmark-sort=name --benchmark-columns=median,iqr,rounds \
 		--benchmark-json=$(RESULT) $(ARGS)
 	$(BIN)/python -m bench.table $(RESULT)
+
+# The suite's records and the tables that stand in README and docs, on an idle machine only: a quarter of an hour.
+bench-suite: $(VENV)/ready
+	rm -f bench/results/suite-avx512.json bench/results/suite-avx2.json
+	$(BIN)/fastdarts bench --suite full --out bench/results/suite-avx512.json
+	$(BIN)/fastdarts bench --suite full --no-compile --isa avx2 --out bench/results/suite-avx2.json
+	$(BIN)/python -m bench.tables
 
 # The native core under AddressSanitizer and UBSan: a copy of the tree is built so and runs the op tests. Needs g++.
 sanitize: $(VENV)/ready

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +22,7 @@ from bench.floor import Cost
 from bench.machine import load_average
 from fastdarts import use_backend
 from fastdarts._backend import backend_for
-from fastdarts.profile import kept_bytes
+from fastdarts.profile import kept_bytes, peak_bytes
 
 __all__ = ["CUDA", "DEVICE", "MODES", "Case", "Problem", "classified", "measure", "peak_bytes"]
 
@@ -143,28 +143,6 @@ def _first(problem: Problem, contender: str) -> dict[str, Any]:
     facts["kept_bytes"] = kept_bytes(problem.forward, problem.given)
     facts["peak_bytes"] = peak_bytes(problem.step)
     return facts
-
-
-def peak_bytes(step: Callable[[], object]) -> int:
-    """The most that a step holds beyond what was there before."""
-    if CUDA:
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        step()
-        return torch.cuda.max_memory_allocated() - before
-    cpu = [torch.profiler.ProfilerActivity.CPU]
-    # Without acc_events torch 2.11 warns that the next cycle will clear the events of this one.
-    with torch.profiler.profile(activities=cpu, profile_memory=True, acc_events=True) as profile:
-        step()
-    return _highest(event.nbytes() for event in profile.profiler.kineto_results.events() if event.name() == "[memory]")
-
-
-def _highest(changes: Iterable[int]) -> int:
-    held = highest = 0
-    for change in changes:
-        held += change
-        highest = max(highest, held)
-    return highest
 
 
 def _synchronised(work: Callable[[], object]) -> Callable[[], None]:

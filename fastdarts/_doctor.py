@@ -15,7 +15,7 @@ import torch
 
 from fastdarts._backend import backends, current_backend, native, native_failure
 
-__all__ = ["Fact", "as_dict", "report"]
+__all__ = ["Fact", "as_dict", "processor_name", "report"]
 
 Value: TypeAlias = "str | int | bool | list[str] | None"
 
@@ -100,7 +100,7 @@ def _host() -> list[Fact]:
     crowded = "two OpenMP runtimes keep two pools of threads; import torch before anything else that uses OpenMP"
     facts = [
         Fact("host", "platform", platform.platform()),
-        Fact("host", "processor", _processor()),
+        Fact("host", "processor", processor_name()),
         Fact("host", "cores", usable, note=f"{os.cpu_count()} in the machine"),
         Fact("host", "threads", torch.get_num_threads(), note="torch.set_num_threads or OMP_NUM_THREADS sets it"),
         Fact("host", "torch instruction set", torch.backends.cpu.get_cpu_capability()),
@@ -111,7 +111,8 @@ def _host() -> list[Fact]:
     return facts
 
 
-def _processor() -> str:
+def processor_name() -> str:
+    """Of /proc/cpuinfo, or what Python knows."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         match = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(encoding="utf-8"), re.MULTILINE)

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 import torch
 
-from bench import bench_cell, bench_mixed_op, bench_search_step, bench_supernet, cases, conftest, floor, machine, table
+from bench import bench_cell, bench_mixed_op, bench_search_step, bench_supernet, cases, conftest, floor, table
 from fastdarts._backend import native
+from fastdarts.bench import machine
 from fastdarts.nn import MixedOp
 from fastdarts.plan import mixed_op_plan
 

@@ -15,14 +15,14 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = {
     "cli": 5, "compat": 5, "__main__": 5,
-    "search": 4, "evaluate": 4, "profile": 4, "_doctor": 4,
+    "search": 4, "evaluate": 4, "profile": 4, "bench": 4, "_doctor": 4,
     "nn": 3, "hypergradient": 3,
     "ops": 2, "plan": 2, "report": 2, "data": 2,
     "reference": 1, "kernels": 1, "_C": 1, "spaces": 1, "runs": 1,
     "errors": 0, "reading": 0, "_backend": 0, "__version__": 0,
 }  # fmt: skip
 # What searches, judges and reports; a layer, a drop-in network or a hypergradient is to be had without it.
-LAB = {"search", "evaluate", "data", "runs", "report", "cli", "_doctor"}
+LAB = {"search", "evaluate", "bench", "data", "runs", "report", "cli", "_doctor"}
 HEAVY = {"matplotlib", "sklearn", "tensorboard", "scipy", "triton", "torchvision", "PIL", "pandas"}
 PICKLES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "marshal", "shelve"}
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fastdarts.search import SearchConfig
     from fastdarts.spaces import Space
 
-__all__ = ["plan"]
+__all__ = ["human", "plan"]
 
 # Classes, channels and sides of the sets' images: a plan reads no files. tests/test_cli_plan.py holds the table true.
 _IMAGES = {
@@ -159,7 +159,7 @@ def _verdict(usages: Mapping[str, Usage], largest: Mapping[str, int], budget: in
         more = f" ({largest[most]} with {most})" if largest[most] > largest[fitting] else ""
         return f"fits with {fitting} at batch {batch}; largest batch {largest[fitting]}{more}"
     least = min(usages, key=lambda mode: usages[mode].total_bytes)
-    misses = f"does not fit at batch {batch}: {least} takes {_human(usages[least].total_bytes)} of {_human(budget)}"
+    misses = f"does not fit at batch {batch}: {least} takes {human(usages[least].total_bytes)} of {human(budget)}"
     if not largest[most]:
         return f"{misses}; no batch fits"
     return f"{misses}; largest batch {largest[most]} with {most}"
@@ -175,7 +175,7 @@ def _as_json(usage: Usage, largest: int | None, budget: int | None) -> dict[str,
     return values
 
 
-def _human(count: float) -> str:
+def human(count: float) -> str:
     """Bytes as people say them, in powers of ten."""
     for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if count >= size:
@@ -200,14 +200,14 @@ def _print(facts: Mapping[str, Any], usages: Mapping[str, Usage], largest: Mappi
         table.add_column(name, justify="left" if name == "memory" else "right")
     for mode, usage in usages.items():
         work = ("-", "-") if usage.flops is None else (_gflop(usage.flops.forward), _gflop(usage.flops.backward))
-        row = [_human(each) for each in (usage.kept_bytes, usage.peak_bytes, usage.total_bytes)]
+        row = [human(each) for each in (usage.kept_bytes, usage.peak_bytes, usage.total_bytes)]
         table.add_row(mode, *row, *work, *([str(largest[mode])] if largest else []))
     out = Console(highlight=False, markup=False, width=None if Console().is_terminal else 120)
     out.print(table)
     usage = next(iter(usages.values()))
     parts = ("weights", usage.weight_bytes), ("optimisers", usage.optimiser_bytes), ("two batches", usage.batch_bytes)
-    besides = ", ".join(f"{name} {_human(count)}" for name, count in parts)
-    gradients = _human(usage.gradient_bytes)
+    besides = ", ".join(f"{name} {human(count)}" for name, count in parts)
+    gradients = human(usage.gradient_bytes)
     out.print(f"search step: the peak, with gradients of {gradients} at its end, and {besides}", soft_wrap=True)
     for note in facts["notes"]:
         out.print(f"note: {note}", soft_wrap=True)

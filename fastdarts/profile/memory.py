@@ -1,4 +1,4 @@
-"""Bytes that autograd keeps between forward and backward."""
+"""Bytes of a step: what autograd keeps between forward and backward, and the most that exists at one moment."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-__all__ = ["kept_bytes"]
+__all__ = ["kept_bytes", "peak_bytes"]
 
 
 def kept_bytes(forward: Callable[[], Tensor], given: Iterable[Tensor] = ()) -> int:
@@ -43,6 +43,33 @@ def kept_bytes(forward: Callable[[], Tensor], given: Iterable[Tensor] = ()) -> i
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         forward()
     return sum(kept.values())
+
+
+def peak_bytes(step: Callable[[], object], *, device: str | None = None) -> int:
+    """The most that a step holds beyond what was there before, as torch's allocator has it.
+
+    Args:
+        step: what is run, once.
+        device: `cpu` or `cuda`; None for `cuda` where there is one.
+    """
+    if device != "cpu" and torch.cuda.is_available():
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        return torch.cuda.max_memory_allocated() - before
+    cpu = [torch.profiler.ProfilerActivity.CPU]
+    # Without acc_events torch 2.11 warns that the next cycle will clear the events of this one.
+    with torch.profiler.profile(activities=cpu, profile_memory=True, acc_events=True) as profile:
+        step()
+    return _highest(event.nbytes() for event in profile.profiler.kineto_results.events() if event.name() == "[memory]")
+
+
+def _highest(changes: Iterable[int]) -> int:
+    held = highest = 0
+    for change in changes:
+        held += change
+        highest = max(highest, held)
+    return highest
 
 
 def _storage(tensor: Tensor) -> int:
