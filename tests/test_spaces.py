@@ -72,7 +72,20 @@ def test_primitives_say_their_window() -> None:
 
 
 def test_the_presets_by_name() -> None:
-    expected = ("darts", "s1", "s2", "s3", "s4", "amended-s1", "amended-s2", "amended-s2-full")
+    expected = (
+        "darts",
+        "s1",
+        "s2",
+        "s3",
+        "s4",
+        "amended-s1",
+        "amended-s2",
+        "amended-s2-full",
+        "darts-own",
+        "darts-8-nodes",
+        "kernel-zoo",
+        "nas-bench-201",
+    )
     assert space_names() == expected
     for name in expected:
         assert space(name).name == name
@@ -126,6 +139,18 @@ def test_amended_spaces_fix_eight_edges(name: str, shared: bool, layers: int, pr
         places = [(edge.source, edge.node) for edge in cell.edges]
         assert places == [(0, 2), (1, 2), (0, 3), (2, 3), (0, 4), (3, 4), (0, 5), (4, 5)]
         assert {edge.primitives for edge in cell.edges} == {names("|".join(primitives))}
+
+
+def test_large_spaces() -> None:
+    own, deep, zoo, bench = (space(name) for name in ("darts-own", "darts-8-nodes", "kernel-zoo", "nas-bench-201"))
+    assert own.normal == space("darts").normal and (own.shared, own.layers, own.keep) == (False, 20, 2)
+    assert own.size() == (180 * 7**8) ** 20
+    assert len(deep.normal.edges) == 44 and deep.normal.concat == tuple(range(2, 10))
+    assert set(zoo.normal.edges[0].primitives) == set(PRIMITIVES) - {"noise", "conv_7x1_1x7", "conv_3x1_1x3"}
+    assert len(zoo.normal.edges) == 14 and zoo.normal.width == 17
+    # 15 searched cells in three stages of five, and no choice where it reduces.
+    assert bench.kinds().count("normal") == 15 and bench.reductions() == {5, 11}
+    assert bench.size() == 4**6 and bench.normal.concat == (4,)
 
 
 def test_published_sizes() -> None:

@@ -113,7 +113,8 @@ Settings = Annotated[
 Space = Annotated[
     str | None,
     Option(
-        help="darts, s1 to s4, amended-s1, amended-s2, amended-s2-full, or a JSON file. "
+        help="darts, s1 to s4, amended-s1, amended-s2, amended-s2-full, darts-own, darts-8-nodes, "
+        "kernel-zoo, nas-bench-201, or a JSON file. "
         "(default: the run's, or the method's)"
     ),
 ]
