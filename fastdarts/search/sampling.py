@@ -56,7 +56,8 @@ class GumbelPath(_Drawn):
         tau_max, tau_min: the temperature at the first and the last epoch.
         epochs: E.
 
-    Source: Dong, Yang: Searching for A Robust Neural Architecture in Four GPU Hours, CVPR 2019, section 3.2; facts 5.
+    Source: Dong, Yang: Searching for A Robust Neural Architecture in Four GPU Hours, CVPR 2019, section 3.2;
+    docs/facts.md, 5.
     """
 
     asks_host = True
@@ -174,7 +175,7 @@ class UniformPath(Relaxation):
     the space are equally probable, which differs where a space's edges have different numbers of candidates, and
     ``none``, which no genotype names, is never drawn.
 
-    Source: Li, Talwalkar: Random Search and Reproducibility for NAS, UAI 2019, section 3.2; facts 6.1.
+    Source: Li, Talwalkar: Random Search and Reproducibility for NAS, UAI 2019, section 3.2; docs/facts.md, 6.1.
     """
 
     draws = True
