@@ -16,7 +16,8 @@ import torch
 from bench.calls import supernet_calls
 from bench.gpu.models import NETS, Net
 from fastdarts.nn import Supernet
-from fastdarts.plan import Call, InEdge, StencilShapes, SumShapes
+from fastdarts.plan._calls import Call, StencilShapes, SumShapes
+from fastdarts.plan._schedule import InEdge
 
 __all__ = ["MODELS", "Model", "Total", "launches", "main", "network", "seconds", "total", "twice"]
 

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 from fastdarts.errors import UserError
 from fastdarts.plan._stencils import DILATIONS, WINDOWS
 
-__all__ = ["KINDS", "Candidate", "CellPlan", "EdgePlan", "Norm", "Parameter"]
+__all__ = ["CANDIDATE_KINDS", "Candidate", "CellPlan", "EdgePlan", "Norm", "Parameter"]
 
 _FORMAT = "fastdarts-plan/1"
 
-KINDS = ("none", "skip", "max_pool", "avg_pool", "sep", "dil", "reduce", "noise", "module")
+CANDIDATE_KINDS = ("none", "skip", "max_pool", "avg_pool", "sep", "dil", "reduce", "noise", "module")
 """The kinds of candidates: `skip` is the identity, `reduce` the skip connection at stride 2, `module` what plain torch
 computed; its map, as that of `noise`, is handed in."""
 
@@ -58,7 +58,7 @@ class Candidate:
     """One operator that runs on an edge.
 
     Args:
-        kind: one of :data:`KINDS`.
+        kind: one of :data:`CANDIDATE_KINDS`.
         column: of the edge's mixing weights.
         kernel: side of the window, pixels; 1 where there is none.
         dilation: pixels between the window's taps.
@@ -73,8 +73,8 @@ class Candidate:
     dilation: int = 1
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise UserError(f"a candidate of kind {self.kind!r}", f"one of {', '.join(KINDS)}")
+        if self.kind not in CANDIDATE_KINDS:
+            raise UserError(f"a candidate of kind {self.kind!r}", f"one of {', '.join(CANDIDATE_KINDS)}")
         _integers(self, "column", 0)
         _integers(self, "kernel", 1)
         _integers(self, "dilation", 1)
