@@ -36,6 +36,7 @@ __all__ = [
 
 # Importable from here as before, but no promise: what the engine makes of a plan. A renamed one has its new name.
 _BEFORE = {
+    "CUDA_DILATIONS": "_stencils",
     "DILATIONS": "_stencils",
     "KINDS": "_cell:CANDIDATE_KINDS",
     "SIDES": "_stencils",
