@@ -25,7 +25,7 @@ DEVICE_PYTHON ?= python3.12
 JOBS ?= $(shell nproc)
 CALLS ?= A B
 
-.PHONY: search lint test test-all test-machines mutants paper bench sanitize wheel device-kit device-dry clean
+.PHONY: search docs lint test test-all test-machines mutants paper bench sanitize wheel device-kit device-dry clean
 
 # Five random cells show whether the search did poorly. That it beat chance only 19 or more can show (four times the time):
 #   make search ARGS="--random-cells 19"
@@ -46,6 +46,11 @@ lint: $(VENV)/dev
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
+
+# The site, into site/: strict on links and names. To read it: make docs && python3 -m http.server --directory site
+docs: $(VENV)/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "site/index.html"
 
 # The long campaigns too, and which lines no test runs: an hour and more. Counting lines doubles what interpreted kernels take.
 test-all: $(VENV)/ready $(GPU_TRITON)
@@ -102,10 +107,10 @@ $(VENV)/ready: pyproject.toml setup.py fastdarts/__init__.py $(shell find csrc -
 	$(PIP) install --quiet --no-compile --no-build-isolation -e ".[test]"
 	@touch $@
 
-# The extra's own packages: to install `.[dev]` would compile the core again.
-$(VENV)/dev: $(VENV)/ready
+# An extra's own packages: to install `.[dev]` would compile the core again.
+$(VENV)/dev $(VENV)/docs: $(VENV)/ready
 	$(PIP) install --quiet --no-compile $$($(BIN)/python -c 'from importlib.metadata import requires; \
-		print(*(each.split(";")[0] for each in requires("fastdarts") if "== \"dev\"" in each))')
+		print(*(each.split(";")[0] for each in requires("fastdarts") if "== \"$(@F)\"" in each))')
 	@touch $@
 
 # 200 MB; without a network its tests say that they are skipped, and a later call tries again.
@@ -114,4 +119,4 @@ $(GPU_TRITON): | $(VENV)/ready
 	else rm -rf $@.part; echo "No triton $(TRITON) (no network, or none for this Python): its tests are skipped"; fi
 
 clean:
-	rm -rf $(VENV) $(DEVICE_VENV) .dev build dist *.egg-info fastdarts/*.so
+	rm -rf $(VENV) $(DEVICE_VENV) .dev build dist site *.egg-info fastdarts/*.so

@@ -80,3 +80,26 @@ def test_names_that_are_spoken_of_exist(page: Path) -> None:
 def test_nothing_is_cited_that_a_reader_cannot_have(page: Path) -> None:
     if page.name != "facts.md":
         assert not OUTSIDE.findall(page.read_text(encoding="utf-8"))
+
+
+def test_the_site_has_every_page() -> None:
+    """`make docs` is strict on this too; here without its packages."""
+    nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").split("\nnav:\n")[1]
+    own = {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")}
+    assert set(re.findall(r": ([\w./-]+\.md)$", nav, re.MULTILINE)) == own | {
+        "index.md",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+    }
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_lists_and_tables_stand_apart(page: Path) -> None:
+    """A forge takes them without a blank line before, the site's builder for words of the paragraph."""
+    before = ""
+    for line in shown(page).splitlines():
+        item, goes_on = re.match(r"([-*]|\d+\.) ", line), re.match(r"([-*]|\d+\.) | {2,}|#", before)
+        assert not (item and before.strip() and not goes_on), line
+        table = line.startswith("|") != before.startswith("|")
+        assert not (table and line.strip() and before.strip() and not before.startswith("#")), line
+        before = line
