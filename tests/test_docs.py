@@ -57,7 +57,7 @@ SMALLER = {
     "README.md": {"epochs=5": 'epochs=1, channels=4, layers=3, batch_size=256, space="s2"'},
     "docs/data.md": {"batch_size=64": "batch_size=4"},
     "docs/plan.md": {'space("darts"))': 'space("s2"), channels=4, layers=3)'},
-    "docs/runs.md": {'"darts-first"': '"darts-first", epochs=1, channels=4, layers=3, space="s2"'},
+    "docs/runs.md": {'"darts-first"': '"darts-first", epochs=1, channels=4, layers=3, batch_size=256, space="s2"'},
 }
 
 
