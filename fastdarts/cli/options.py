@@ -48,15 +48,16 @@ MOST = 1000
 TARGET_HELP = "A run folder, a published name (DARTS_V2), a file, FILE:NAME of several, or a genotype's text."
 
 AsJson = Annotated[
-    bool, Option("--json", help="Print the result as JSON on standard output; progress goes to standard error as ever.")
+    bool, Option("--json", help="Print the result as JSON on standard output; progress goes to standard error.")
 ]
 Backend = Annotated[
-    str, Option(help="Who computes: auto, reference, cpu, triton or cuda; `fastdarts doctor` tells which are live.")
+    str,
+    Option(help="What computes: auto, reference, cpu, triton or cuda; `fastdarts doctor` tells which are live."),
 ]
-BatchSize = Annotated[int | None, Option(help="Images a step. (default: as published; digits 64)")]
+BatchSize = Annotated[int | None, Option(help="Images in a step. (default: as published; digits 64)")]
 Channels = Annotated[int | None, Option(help="C, the width of the first cells. (default: as published; digits 8)")]
 CheckHypergradient = Annotated[
-    str, Option(help="Compare finite differences with the exact gradient after so many epochs: 0,10.")
+    str, Option(help="Compare finite differences with the exact gradient after each of these epochs: 0,10.")
 ]
 CompareRun = Annotated[Path | None, Option("--run", help="Folder of the comparison; the same call continues it.")]
 Data = Annotated[
@@ -85,7 +86,7 @@ _METHODS = (
 Method = Annotated[str, Option(help=f"{', '.join(_METHODS)}; `fastdarts methods` says what they are.")]
 Png = Annotated[Path | None, Option(help="Write the drawing to this .png file.")]
 Previous = Annotated[bool, Option("--previous", help="With --resume: use the checkpoint before the newest one.")]
-RandomCells = Annotated[int, Option(help="Compare with so many random cells, retrained alike.")]
+RandomCells = Annotated[int, Option(help="Compare with this many random cells, retrained in the same way.")]
 Report = Annotated[bool, Option("--report", help="Write the run's report.html anew.")]
 Resume = Annotated[
     Path | None,
@@ -93,15 +94,19 @@ Resume = Annotated[
         metavar="RUN", help="Continue this run, bit for bit, with its own settings; --epochs N extends a finished one."
     ),
 ]
-RetrainBatchSize = Annotated[int | None, Option(help="Of the networks trained after the search: images a step.")]
-RetrainChannels = Annotated[int | None, Option(help="Of these: width. (default: as published, 36; digits 8)")]
-RetrainLayers = Annotated[int | None, Option(help="Of these: number of cells. (default: as published, 20; digits 3)")]
+RetrainBatchSize = Annotated[int | None, Option(help="Images in a step of the retraining.")]
+RetrainChannels = Annotated[
+    int | None, Option(help="Width of the retrained networks. (default: as published, 36; digits 8)")
+]
+RetrainLayers = Annotated[
+    int | None, Option(help="Cells of the retrained networks. (default: as published, 20; digits 3)")
+]
 RetrainEpochs = Annotated[
     int | None, Option(help="Then retrain and test the genotype; 0: do not. (default: 15 for digits, else 0)")
 ]
 Root = Annotated[str | None, Option(help="Folder or file of the data set; docs/data.md says which file to get.")]
-Run = Annotated[Path | None, Option(help="Run folder to create. (default: runs/ and what, on what, when)")]
-Seed = Annotated[int | None, Option(help="Of everything random.")]
+Run = Annotated[Path | None, Option(help="Run folder to create. (default: in runs/, named by method, data and time)")]
+Seed = Annotated[int | None, Option(help="Seed of everything random.")]
 Settings = Annotated[
     list[str] | None,
     Option(

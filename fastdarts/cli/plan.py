@@ -34,7 +34,7 @@ _DTYPES = ("float32", "bfloat16")
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _UNITS |= {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
-Budget = Annotated[str | None, typer.Option(help="Memory to stay in, e.g. 11GB or 8GiB; also asks the largest batch.")]
+Budget = Annotated[str | None, typer.Option(help="Memory limit, e.g. 11GB or 8GiB; also finds the largest batch.")]
 Classes = Annotated[int | None, typer.Option(help="Number of classes. (default: the data set's)")]
 Dtype = Annotated[str, typer.Option(help="Of weights and images: float32 or bfloat16.")]
 ImageSize = Annotated[str | None, typer.Option(help="Pixels, 32 or 224x192 (H x W). (default: the data set's)")]

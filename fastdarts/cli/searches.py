@@ -43,13 +43,17 @@ Methods = Annotated[str, typer.Option(help="Compare these search methods with ra
 SearchSettings = Annotated[
     list[str] | None,
     typer.Option(
-        "--search-set", metavar="NAME=VALUE", help="With --methods: of the searches; METHOD:NAME=VALUE of one method's."
+        "--search-set",
+        metavar="NAME=VALUE",
+        help="With --methods: a setting of all searches; METHOD:NAME=VALUE: of one method's.",
     ),
 ]
-Searches = Annotated[int, typer.Option(help="Search so often, with this seed and the next ones; validation chooses.")]
+Searches = Annotated[
+    int, typer.Option(help="Number of searches, with this seed and the next ones; validation chooses.")
+]
 Seeds = Annotated[
     str,
-    typer.Option(help="Seeds, 0,1,2; or how many, 3, which are the same. (default: 1; with --methods 5)"),
+    typer.Option(help="Seeds: a list, 0,1,2, or their number, 3, which is the same. (default: 1; with --methods 5)"),
 ]
 SelectEpochs = Annotated[
     int | None,

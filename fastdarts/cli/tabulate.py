@@ -22,7 +22,7 @@ Output = Annotated[Path | None, typer.Option(help="Also write the table to this 
 Portion = Annotated[float, typer.Option(help="Share of the training images that train; the rest validates.")]
 Run = Annotated[Path | None, typer.Option("--run", help="Folder of the table; the same call continues it.")]
 Seeds = Annotated[
-    str, typer.Option(help="Training seeds, 0,1,2; or how many, 3, which are the same. Every network takes each.")
+    str, typer.Option(help="Seeds of each network's trainings: a list, 0,1,2, or their number, 3, which is the same.")
 ]
 SpaceFile = Annotated[str | None, typer.Option("--space", help="A JSON file of a small space, or a name.")]
 
