@@ -18,6 +18,7 @@ __all__ = [
     "as_epoch",
     "as_number",
     "as_percent",
+    "as_setting",
     "origin_words",
     "plural",
     "without_paths",
@@ -73,6 +74,17 @@ def as_duration(value: object) -> str:
     if minutes < 60:
         return f"{minutes} min {rest:02d} s"
     return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def as_setting(value: Any) -> str:
+    """A setting as one writes it: ``0.0003``, ``yes``, ``none``, ``steps 7, decay 0.1`` of several in one."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {as_setting(each)}" for name, each in value.items()) or "none"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value)) or "none"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "none" if value is None else "yes" if value is True else "no" if value is False else str(value)
 
 
 def plural(count: int, noun: str) -> str:
