@@ -1,8 +1,8 @@
 """Pages: a jinja2 template filled with facts, one HTML file that loads nothing from elsewhere.
 
-A page of your own is a template in ``fastdarts/report/templates/`` that extends ``base.html``, which brings the head, the
-style for screens, phones and paper, and the heading. ``parts.html`` has what pages share: tables, plots for both kinds
-of screen, notices, genotypes::
+A page of your own is a template in ``fastdarts/report/templates/`` that extends ``base.html``, which brings the head,
+the style for screens, phones and paper, and the heading. ``parts.html`` has what pages share: tables, plots for both
+kinds of screen, notices, genotypes (``parts.py`` makes what it shows)::
 
     {% extends "base.html" %}
     {% from "parts.html" import listed, notice, plot %}
@@ -13,8 +13,8 @@ of screen, notices, genotypes::
 
     html = render("memory.html", heading="Memory of a step", rows=rows)
 
-Every value is escaped unless it is :class:`markupsafe.Markup`, such as a drawing of :func:`fastdarts.report.figure.inline`.
-The functions of ``words.py`` are filters: ``{{ peak | bytes }}``, ``{{ accuracy | percent }}``.
+Every value is escaped unless it is :class:`markupsafe.Markup`, such as what :func:`fastdarts.report.figure.inline`
+makes of a drawing. The functions of ``words.py`` are filters: ``{{ peak | bytes }}``, ``{{ accuracy | percent }}``.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ _FILTERS: dict[str, Callable[..., str]] = {
     "number": words.as_number,
     "origin": words.origin_words,
     "percent": words.as_percent,
+    "points": words.as_points,
     "setting": words.as_setting,
     "without_paths": words.without_paths,
 }

@@ -6,14 +6,15 @@ import os
 from pathlib import Path
 
 from fastdarts.errors import UserError
-from fastdarts.report import collapse, details, sections
+from fastdarts.report.collapse import collapse_facts
+from fastdarts.report.details import course_facts
 from fastdarts.report.drawing import draw_svg
 from fastdarts.report.files import replace_file
 from fastdarts.report.history import events
-from fastdarts.report.markup import element
+from fastdarts.report.page import write_page
 from fastdarts.report.plots import plot_counts, plot_curves
-from fastdarts.report.records import RunRecords, read_run
-from fastdarts.report.style import document
+from fastdarts.report.records import read_run
+from fastdarts.report.sections import result_facts
 
 __all__ = ["Drawing", "plot_run", "write_report"]
 
@@ -77,30 +78,6 @@ def write_report(
         UserError: if ``run`` is no run folder, its records are damaged, or the file cannot be written.
     """
     records = read_run(run)
-    target = Path(path) if path is not None else Path(run) / "report.html"
-    return replace_file(target, render_report(records, title=title).encode("utf-8", "backslashreplace"))
-
-
-def render_report(run: RunRecords, *, title: str | None = None) -> str:
-    """The report as HTML text.
-
-    Args:
-        run: the run's records.
-        title: heading; by default names the run folder.
-    """
-    heading = title or f"{run.kind.capitalize()} report: {run.path.name}"
-    body = element(
-        "main",
-        sections.headline(run, heading),
-        sections.cells_section(run),
-        sections.comparison_section(run),
-        sections.results_section(run),
-        details.curves_section(run),
-        collapse.collapse_section(run),
-        details.mixing_section(run),
-        details.hypergradient_section(run),
-        details.configuration_section(run),
-        details.reproduction_section(run),
-        details.files_section(run),
-    )
-    return document(heading, body)
+    facts = {**result_facts(records), **course_facts(records), "collapse": collapse_facts(records)}
+    heading = title or f"{records.kind.capitalize()} report: {records.path.name}"
+    return write_page(path or Path(run) / "report.html", "run.html", heading=heading, run=records, **facts)

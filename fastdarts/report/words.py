@@ -18,6 +18,7 @@ __all__ = [
     "as_epoch",
     "as_number",
     "as_percent",
+    "as_points",
     "as_setting",
     "origin_words",
     "plural",
@@ -74,6 +75,11 @@ def as_duration(value: object) -> str:
     if minutes < 60:
         return f"{minutes} min {rest:02d} s"
     return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def as_points(value: float) -> str:
+    """A difference of fractions in points of percent, with its sign: ``+0.81``."""
+    return f"{100 * value:+.2f}".replace("-", "\u2212")
 
 
 def as_setting(value: Any) -> str:
