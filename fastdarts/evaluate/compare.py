@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from fastdarts._backend import use_backend
 from fastdarts.errors import Diverged, UserError
 from fastdarts.evaluate.folders import continued, free_folder
 from fastdarts.evaluate.retrain import RetrainConfig, RetrainJob, Sets, begun, images_of, retrain_once
-from fastdarts.report.intervals import logit_interval
+from fastdarts.report.intervals import logit_interval, mean_and_spread
 from fastdarts.search.interrupt import stoppable
 from fastdarts.search.progress import Progress, watcher
 from fastdarts.spaces import Genotype, Space, random_genotype
@@ -204,23 +204,22 @@ def statistics(found: Sequence[Mapping[str, Any]], randoms: Sequence[Sequence[Ma
         return {
             "text": results[0]["text"],
             "accuracies": accuracies,
-            "mean": math.fsum(accuracies) / len(accuracies),
+            "mean": fmean(accuracies),
             "parameters": results[0]["parameters"],
         }
 
     chosen, others = summary(found), [{"index": i} | summary(each) for i, each in enumerate(randoms)]
     means = [each["mean"] for each in others]
     count = len(means)
-    mean = math.fsum(means) / count
-    std = math.sqrt(math.fsum((each - mean) ** 2 for each in means) / (count - 1))
+    mean, spread = mean_and_spread(means)
     better = sum(each > chosen["mean"] for each in means)
     exact = stats.binomtest(better, count).proportion_ci(0.95, "exact")
     return {
         "found": chosen,
         "random": others,
         "random_mean": mean,
-        "random_std": std,
-        "random_parameters": math.fsum(each["parameters"] for each in others) / count,
+        "random_std": spread,
+        "random_parameters": fmean(each["parameters"] for each in others),
         "interval95": list(logit_interval(means)),
         "beaten_by": better / count,
         "beaten_by95": [float(exact.low), float(exact.high)],

@@ -53,15 +53,15 @@ def as_count(value: object) -> str:
 
 
 def as_bytes(value: object) -> str:
-    """Bytes in the unit that fits: ``312 MB``."""
+    """Bytes with three significant digits, in the unit of a power of ten that fits: ``312 MB``, ``1.67 GB``."""
     amount = number(value)
     if math.isnan(amount):
         return MISSING
     for unit in ("bytes", "kB", "MB"):
-        if amount < 1000:
-            return f"{amount:.0f} {unit}" if unit == "bytes" or amount >= 10 else f"{amount:.1f} {unit}"
+        if amount < 999.5:
+            return f"{amount:.3g} {unit}"
         amount /= 1000
-    return f"{amount:.2f} GB"
+    return f"{amount:.3g} GB"
 
 
 def as_duration(value: object) -> str:
