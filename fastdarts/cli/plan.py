@@ -34,11 +34,15 @@ _DTYPES = ("float32", "bfloat16")
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _UNITS |= {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
-Budget = Annotated[str | None, typer.Option(help="Memory to stay in, e.g. 11GB or 8GiB; also asks the largest batch.")]
+Budget = Annotated[
+    str | None, typer.Option(help="Memory limit, e.g. 11GB or 8GiB. Also finds the largest batch that fits.")
+]
 Classes = Annotated[int | None, typer.Option(help="Number of classes. (default: the data set's)")]
-Dtype = Annotated[str, typer.Option(help="Of weights and images: float32 or bfloat16.")]
-ImageSize = Annotated[str | None, typer.Option(help="Pixels, 32 or 224x192 (H x W). (default: the data set's)")]
-Memory = Annotated[str, typer.Option(help="fast, balanced, lean or all.")]
+Dtype = Annotated[str, typer.Option(help="Data type of weights and images: float32 or bfloat16.")]
+ImageSize = Annotated[
+    str | None, typer.Option(help="Image size in pixels, e.g. 32 or 224x192 (H x W). (default: the data set's)")
+]
+Memory = Annotated[str, typer.Option(help="Memory mode: fast, balanced, lean or all.")]
 
 
 def plan(
@@ -56,7 +60,7 @@ def plan(
     settings: options.Settings = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Say what a search step needs in each memory mode, and whether that fits; allocates nothing."""
+    """Show how much memory a search step needs in each memory mode, and whether it fits. Allocates nothing."""
     import torch
 
     from fastdarts.cli.settings import configured

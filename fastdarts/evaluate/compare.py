@@ -74,7 +74,9 @@ def compare(
         grouped: list[list[Any]] = [[results.get(f"{name}-seed{seed}") for seed in seeds] for name in names]
         kept = [index for index, each in enumerate(grouped[1:]) if None not in each]
         if len(kept) < 2:
-            raise Diverged(root, f"{random_cells - len(kept)} of {random_cells} random cells, and 2 are needed")
+            raise Diverged(
+                root, f"{random_cells - len(kept)} of {random_cells} random cells, and at least 2 are needed"
+            )
         comparison = statistics(grouped[0], [grouped[1 + index] for index in kept])
         for each, index in zip(comparison["random"], kept, strict=True):
             each["index"] = index
@@ -153,9 +155,9 @@ def _trainings(
 ) -> tuple[list[str], dict[str, RetrainConfig]]:
     """The genotypes' names, the found one's first, and every training's configuration by its name."""
     if random_cells > _MOST:
-        raise UserError(f"random_cells is {random_cells}", f"at most {_MOST}", "20 decide most questions")
+        raise UserError(f"random_cells is {random_cells}", f"at most {_MOST}", "20 are enough for most questions")
     if random_cells < 2:
-        raise UserError(f"random_cells is {random_cells}", "at least 2, better 20", "an interval needs a spread")
+        raise UserError(f"random_cells is {random_cells}", "at least 2, better 20", "an interval needs several values")
     if not seeds or len(set(seeds)) != len(seeds):
         raise UserError(f"seeds are {list(seeds)}", "one or more different numbers")
     settings = {key: value for key, value in settings.items() if key != "seed"}
@@ -166,7 +168,7 @@ def _trainings(
         raise UserError(
             f"the genotype is not of space {search_space.name}: {error.what}",
             error.expected,
-            "random cells of another space say nothing about it: name its own (--space NAME or a JSON file)",
+            "name its own space (--space NAME or a JSON file): random cells of another one say nothing about it",
         ) from error
     randoms = [random_genotype(search_space, index, layers=layers) for index in range(random_cells)]
     names = ["found"] + [f"random-{index:03d}" for index in range(random_cells)]

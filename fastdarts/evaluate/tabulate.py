@@ -134,7 +134,7 @@ def tabulate(
         results = run_tasks(trainings, jobs=jobs, progress=progress)
         diverged = [training.path.stem for training, each in zip(trainings, results, strict=True) if "diverged" in each]
         if diverged:
-            raise Diverged(root, f"{len(diverged)} of {len(trainings)} trainings, {diverged[0]} the first")
+            raise Diverged(root, f"{len(diverged)} of {len(trainings)} trainings, the first of them {diverged[0]}")
         networks = tuple(_network(row[0], results[number :: len(configs)]) for number, row in enumerate(configs))
         layers, environment = settings["layers"], folder.config["environment"]
         table = Table(space, layers, portion, tuple(seeds), settings, networks, environment)

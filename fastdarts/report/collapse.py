@@ -50,18 +50,20 @@ def _verdict(run: RunRecords, raised: Sequence[Alarm]) -> Notice:
         named = ", ".join(_KINDS.get(alarm.kind, alarm.kind) for alarm in raised)
         return Notice(f"{plural(len(raised), 'alarm')}: {named}", [_told(alarm) for alarm in raised], "worse")
     if not any("stage" in record for record in run.epochs):
-        text = "Nobody watched: this run was recorded before searches had alarms. The figures below are all it kept."
+        text = (
+            "This run was recorded before searches had alarms: nothing watched it. The figures below are all it kept."
+        )
         return Notice("Not known", [text])
     if not any("arch_loss" in record for record in run.epochs):
         return Notice("No alphas", ["The alphas learnt in none of these epochs, so there was nothing to watch."])
     text = "Neither the skip connections of the genotype nor the entropy of the mixing weights "
     if _measured(run.epochs):
-        text += "nor the eigenvalue raised one."
+        text += "nor the eigenvalue raised an alarm."
     else:
-        text += "raised one; the eigenvalue was not measured (--set eigenvalue_every=2 measures it)."
+        text += "raised an alarm; the eigenvalue was not measured (--set eigenvalue_every=2 measures it)."
     decision = decision_of(run)
     if decision is not None and decision.undecided:
-        text += " Weights that are nearly equal cannot collapse; that no alarm was raised says nothing here."
+        text += " Weights that are nearly equal cannot collapse; the missing alarm says nothing here."
         return Notice("No alarm, but undecided: the search hardly preferred anything", [text], "unsure")
     return Notice("No alarm", [text], "better")
 

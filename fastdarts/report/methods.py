@@ -43,7 +43,7 @@ def write_methods_report(run: str | os.PathLike[str]) -> Path:
     """
     folder = RunFolder.open(run)
     if folder.config.get("kind") != "compare-methods" or not (folder.path / "comparison-methods.json").exists():
-        raise UserError(f"{folder.path} holds no finished comparison of methods", "the folder of one")
+        raise UserError(f"{folder.path} holds no finished comparison of methods", "the folder of a finished one")
     comparison = folder.read_json("comparison-methods.json")
     svg = plot_methods(comparison)
     replace_file(folder.path / "comparison-methods.svg", svg.encode("utf-8", "backslashreplace"))
@@ -91,7 +91,11 @@ def methods_words(comparison: Mapping[str, Any]) -> list[str]:
         needed = math.ceil(1 - math.log2(_LEVEL / tested))
         note += f": it can show nothing here; it needs {needed} seeds"
     images = sampling_words(comparison.get("test_images"), *_best(comparison))
-    return [*lines, images, note + ". The t-test and its intervals suppose differences that are spread about normally."]
+    return [
+        *lines,
+        images,
+        note + ". The t-test and its intervals assume that the differences are about normally distributed.",
+    ]
 
 
 def plot_methods(comparison: Mapping[str, Any], *, narrow: bool = False) -> str:

@@ -105,7 +105,8 @@ def sampling_words(images: object, accuracy: float, lead: float | None = None) -
         text += f", so the difference of {100 * abs(lead):.2f} points is {abs(lead) * count:.1f} images"
     return (
         f"{text}. From so many images an accuracy of {as_percent(accuracy)} is known to lie between {as_percent(low)} "
-        f"and {as_percent(high)} (95% interval, Wilson); networks tested on the same images differ more reliably."
+        f"and {as_percent(high)} (95% interval, Wilson); the difference of two networks that were tested on the same "
+        "images is known better."
     )
 
 
