@@ -43,7 +43,7 @@ def _table(chosen: list[Method]) -> None:
     from rich.table import Table
 
     out = Console(highlight=False, markup=False)
-    # In a pipe there is no width to wrap at: a line a method, for grep.
+    # In a pipe there is no width to wrap at: a line per method, for grep.
     if not out.is_terminal:
         for method in chosen:
             typer.echo(f"{method.name}\t{method.summary}\t{method.source}")

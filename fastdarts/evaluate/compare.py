@@ -190,7 +190,7 @@ def statistics(found: Sequence[Mapping[str, Any]], randoms: Sequence[Sequence[Ma
     """Where the found genotype stands among the random ones.
 
     Args:
-        found: the found genotype's results, one a training seed, as :func:`fastdarts.evaluate.retrain` returns.
+        found: the found genotype's results, one per training seed, as :func:`fastdarts.evaluate.retrain` returns.
         randoms: the same for each random genotype.
 
     Returns:

@@ -30,7 +30,7 @@ RANDOM = "random"
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-    """What a comparison does, checked: one search a method and seed, and one training a network and seed."""
+    """What a comparison does, checked: one search per method and seed, and one training per network and seed."""
 
     methods: tuple[str, ...]
     seeds: tuple[int, ...]
@@ -101,7 +101,7 @@ def compare_methods(
     """Set search methods beside random choice: same space, same seeds, same training of what is found.
 
     For each seed every method searches with it; the genotype it ends with is trained from scratch with that same seed
-    and the same budget as all others, and tested once. ``random`` is one genotype a seed, drawn uniformly from the
+    and the same budget as all others, and tested once. ``random`` is one genotype per seed, drawn uniformly from the
     space, and costs no search. Networks of one seed thus share their training's random numbers, and the differences to
     ``random`` are taken seed by seed. The test set is read by these trainings only, after their last epoch.
 

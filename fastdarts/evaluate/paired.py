@@ -24,7 +24,7 @@ def compare_paired(values: Mapping[str, Sequence[float]], baseline: str) -> dict
     """Describe every sample, and test each against the baseline, seed by seed.
 
     Args:
-        values: {name: one accuracy a seed}; every name has the same seeds in the same order, at least two.
+        values: {name: one accuracy per seed}; every name has the same seeds in the same order, at least two.
         baseline: the name that the others are tested against.
 
     Returns:

@@ -30,8 +30,8 @@ class Network:
     Args:
         genotype: its architecture.
         parameters: its number of weights.
-        valid: accuracy on the images that it was not trained on, one a training seed.
-        test: accuracy on the test set, one a training seed.
+        valid: accuracy on the images that it was not trained on, one per training seed.
+        test: accuracy on the test set, one per training seed.
     """
 
     genotype: Genotype
@@ -79,7 +79,7 @@ class Table:
             if not len(network.test) == len(network.valid) == len(self.seeds):
                 raise UserError(
                     f"{len(network.test)} test and {len(network.valid)} validation accuracies of a network",
-                    f"{len(self.seeds)}, one a seed",
+                    f"{len(self.seeds)}, one per seed",
                 )
         if len(self._by_edges) != len(self.networks) or len(self.networks) != self.space.size(self.layers):
             raise UserError(

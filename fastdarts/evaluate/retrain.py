@@ -58,7 +58,7 @@ class RetrainConfig:
         genotype: the genotype's text.
         data, data_root, seed, device, backend, threads, save_every, crop, flip: as for the search.
         epochs: passes over the whole training set.
-        batch_size: images a step.
+        batch_size: images per step.
         channels: C, the width of the first cells.
         layers: number of cells; a genotype of one cell a layer has its own number and takes no other.
         auxiliary: weight of the auxiliary head's loss, 0 for no head.

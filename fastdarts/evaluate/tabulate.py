@@ -145,7 +145,7 @@ def tabulate(
 def _trainings(
     space: Space, settings: Mapping[str, Any], seeds: Sequence[int]
 ) -> tuple[dict[str, Any], list[list[RetrainConfig]]]:
-    """The budget, and for each network in order its trainings' configurations, one a seed."""
+    """The budget, and for each network in order its trainings' configurations, one per seed."""
     if not seeds or len(set(seeds)) != len(seeds):
         raise UserError(f"seeds are {list(seeds)}", "one or more different numbers")
     layers = settings.get("layers", RetrainConfig.layers) if space.shared else space.layers

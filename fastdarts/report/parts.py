@@ -44,7 +44,7 @@ class Notice:
 
 @dataclass(frozen=True)
 class DrawnCell:
-    """A drawing, and for a narrow screen the same as formulas, a line a node."""
+    """A drawing, and for a narrow screen the same as formulas, a line per node."""
 
     title: str
     svg: Markup
