@@ -250,7 +250,7 @@ def show(
 
     for name, path in (("svg", svg), ("png", png)):
         if path is not None and path.suffix.lower() != f".{name}":
-            raise UserError(f"--{name} {path}", f"a file name that ends in .{name}")
+            raise UserError(f"--{name} {path}", f"a file named .{name}", "the ending has to say what the file holds")
     chosen = read_target(target)
     searched = chosen.search
     if report and searched is None:

@@ -243,7 +243,7 @@ def retrain_once(
         found: dict[str, Any] = RunFolder.open(path).read_json("retrain.json", ("test_accuracy", "parameters", "text"))
         if found.get("epochs", config.epochs) != config.epochs:
             what = f"{path} was extended to {found['epochs']} epochs"
-            raise UserError(what, f"{config.epochs} epochs, as for the others", "name another folder (--run)")
+            raise UserError(what, f"a training of {config.epochs}, as the others", "name another folder (--run)")
         return found
     return continue_retrain(path, sets=sets, progress=progress)
 

@@ -159,7 +159,7 @@ def _check(configs: Mapping[str, SearchConfig], jobs: int) -> SearchConfig:
         raise UserError(f"searches to choose among: {len(configs)}", "at least 2", "use search() for a single one")
     bad = [name for name in configs if not name or Path(name).name != name or name.startswith(".")]
     if bad:
-        raise UserError(f"a search is named {bad[0]!r}", "a name that a folder can have")
+        raise UserError(f"a search is named {bad[0]!r}", "the name of a folder")
     if jobs < 1:
         raise UserError(f"jobs is {jobs}", "at least 1")
     first = next(iter(configs.values()))
