@@ -22,7 +22,7 @@ def build() -> Problem:
     s0, s1 = (torch.randn(BATCH, 4 * CHANNELS, SIDE, SIDE, device=DEVICE, requires_grad=True) for _ in range(2))
     weights = torch.randn(len(cell.edges), cell.width, device=DEVICE).softmax(1).requires_grad_()
     size = SIDE, SIDE
-    return Problem(model, [s0, s1, weights], cost=lambda mode: cell_cost(model, 1, BATCH, size, size, mode))
+    return Problem(model, [s0, s1, weights], cost=lambda mode: cell_cost(model, BATCH, size, size, mode))
 
 
 TARGETS = {"time": (5, 9), "kept": {"fast": 4, "balanced": 9, "lean": 20}, "compile": 3}

@@ -2,19 +2,19 @@
 
     OMP_NUM_THREADS=2 python -m bench.floor            # of every case, at the rates that are measured now
 
-Work is that of `fastdarts.plan.flops` and of the preprocessing. Traffic counts each map that a call reads or writes
-once for that call, in memory or in a cache alike; stem and classifier are left out of it.
+Both are those of `fastdarts.plan.calls`. Traffic counts each map that a call reads or writes once for that call, in
+memory or in a cache alike; stem and classifier are left out of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from bench.calls import cell_calls, supernet_calls
 from bench.machine import roofline
-from fastdarts.nn import Cell, FactorizedReduce, Supernet
-from fastdarts.nn.checks import halved
-from fastdarts.plan import CellPlan, NodeStage, ValuesStage, Work, cell_plan, flops, schedule
+from fastdarts.nn import Cell, Supernet
+from fastdarts.plan import Call, CellPlan, Work, calls
 from fastdarts.profile.work import supernet_flops
 
 __all__ = ["Cost", "cell_cost", "main", "plan_cost", "supernet_cost"]
@@ -47,52 +47,16 @@ class Cost:
 
 def plan_cost(plan: CellPlan, n: int, height: int, width: int, memory: str) -> Cost:
     """The cost of a mixed operation, or of a cell without its preprocessing; sizes of its inputs."""
-    after = plan.mixed * n * halved(height, plan.stride) * halved(width, plan.stride)
-    before, whole = plan.mixed * n * height * width, after * plan.partial
-    elements = 0
-
-    def source(state: int) -> int:
-        return after if state >= plan.inputs else before
-
-    def values(stage: ValuesStage) -> int:
-        read = [source(state) for state in stage.first.sources]
-        read += [source(each.source) for each in (*stage.reductions, *stage.pools)]
-        made = len(stage.first.convolutions) + len(stage.reductions) + len(stage.second.convolutions)
-        return sum(read) + after * (made + len(stage.second.sources))
-
-    def mixed(node: NodeStage) -> int:
-        return after * len(node.terms) + sum(plan.partial * source(edge.source) for edge in node.inputs)
-
-    stages = schedule(plan, memory)
-    for stage in stages.forward:
-        elements += values(stage) if isinstance(stage, ValuesStage) else mixed(stage) + whole
-    for node in stages.backward:
-        shuffled = 2 * whole if plan.partial > 1 else whole
-        elements += values(node.missing(memory)) + mixed(node) + shuffled
-        # A second half reads g, y and its source, and writes the source's gradient.
-        elements += 4 * after * len(node.second.convolutions)
-        # A first half reads g and y; each of its sources is read once, and its gradient is read and written.
-        elements += 2 * after * (len(node.first.convolutions) + len(node.reductions))
-        elements += 3 * sum(source(state) for state in node.first.sources)
-        elements += 3 * sum(source(each.source) for each in node.reductions)
-        elements += whole + 3 * plan.partial * sum(source(edge.source) for edge in node.inputs)
-    total = flops(plan, n, height, width, memory)
-    return Cost(total.forward + total.backward, _FLOAT * elements)
+    return _total(calls(plan, n, height, width, memory))
 
 
-def cell_cost(cell: Cell, partial: int, n: int, older: tuple[int, int], newer: tuple[int, int], memory: str) -> Cost:
+def cell_cost(cell: Cell, n: int, older: tuple[int, int], newer: tuple[int, int], memory: str) -> Cost:
     """The cost of a cell with its preprocessing; sizes of its two inputs, pixels."""
-    plan = cell_plan(cell.space, cell.channels, partial=partial, reduction=cell.reduction)
-    if plan is None:
-        raise TypeError("no cost of a cell with candidates that have no fused kernel")
-    inside = tuple(halved(size, 2) for size in older) if isinstance(cell.preprocess0, FactorizedReduce) else older
-    total = plan_cost(plan, n, *newer, memory)
-    for channels, before, after in ((cell.c_prev_prev, older, inside), (cell.c_prev, newer, newer)):
-        given, made = n * channels * before[0] * before[1], n * cell.channels * after[0] * after[1]
-        product = 3 * 2 * channels * made
-        # Forward x, y, and y normalised in place; backward the two sums, then g, the value, x and its gradient.
-        total += Cost(Work(0, product, 2 * given + 15 * made), _FLOAT * (given + 3 * made + 4 * made + 2 * given))
-    return total
+    return _total(cell_calls(cell, n, older, newer, memory))
+
+
+def _total(found: Iterable[Call]) -> Cost:
+    return sum((Cost(call.work, call.bytes(_FLOAT)) for call in found), Cost(Work(), 0))
 
 
 def supernet_cost(model: Supernet, n: int, height: int, width: int, memory: str) -> Cost:
@@ -100,11 +64,7 @@ def supernet_cost(model: Supernet, n: int, height: int, width: int, memory: str)
     total = supernet_flops(model, n, height, width, memory=memory)
     if total is None:
         raise TypeError("no cost of a supernet with candidates that have no fused kernel")
-    older = newer = (height, width)
-    moved = 0
-    for cell in model.cells:
-        moved += cell_cost(cell, model.partial, n, older, newer, memory).bytes
-        older, newer = newer, tuple(halved(size, 2) for size in newer) if cell.reduction else newer
+    moved = sum(_total(found).bytes for _, _, found in supernet_calls(model, n, height, width, memory))
     return Cost(total.forward + total.backward, moved)
 
 

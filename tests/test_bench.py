@@ -97,9 +97,8 @@ def test_the_floor_of_one_convolution_by_hand() -> None:
     assert cost.work.stencil == 4 * 2 * 9 * elements
     assert cost.work.pointwise == 3 * 2 * 4 * elements
     # Forward reads x, writes y, reads y, writes the node. Backward reads g and y for the sums, g and y for dy, x and
-    # its gradient, which it writes too; and the node's pass reads g once more.
-    moved_by_the_sum = 1 + 3 * len([edge for edge in plan.edges if edge.has("skip")])
-    assert cost.bytes == 4 * elements * (4 + 2 + 2 + 3 + moved_by_the_sum)
+    # its gradient, which it writes too; nothing comes from x itself, so the node's own pass does not run.
+    assert cost.bytes == 4 * elements * (4 + 2 + 2 + 3)
     arithmetic, traffic = cost.seconds({"gflops": 1.0, "cache_gbs": 2.0})
     assert arithmetic == pytest.approx((cost.work.total + cost.work.elementwise) / 1e9)
     assert traffic == pytest.approx(cost.bytes / 2e9)

@@ -16,7 +16,8 @@ from torch import Tensor
 from fastdarts import _C as core
 from fastdarts.ops import _cell_cpu, maps
 from fastdarts.ops.cell import cell
-from fastdarts.plan import MEMORY, kept_bytes, kept_rows
+from fastdarts.plan import MEMORY, StencilShapes, kept_bytes, kept_rows
+from fastdarts.plan import calls as counted_calls
 
 
 def saved() -> tuple[dict[int, Tensor], AbstractContextManager[None]]:
@@ -104,6 +105,23 @@ def calls() -> Iterator[Calls]:
     found.clear()
     yield found
     core.record_launches(False)
+
+
+@pytest.mark.parametrize("memory", MEMORY)
+@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.usefixtures("calls")
+def test_what_is_launched_is_what_is_counted(name: str, memory: str) -> None:
+    """FLOPs, traffic and launches are sums over the plan's calls: these run, in this order, and no other."""
+    case, (_, sizes) = given(name), PLANS[name]
+    out = case.call(cell, case.leaves(torch.float32), memory=memory)[0]
+    out.backward(torch.ones_like(out))
+    expected = [
+        (call.op, len(call.shapes.convolutions) if isinstance(call.shapes, StencilShapes) else 0)
+        for call in counted_calls(case.plan, *sizes, memory)
+        if call.shapes is not None
+    ]
+    found = [(f"{op}.{function}", count if op == "stencil" else 0) for op, function, count, *_ in core.launches()]
+    assert found == expected
 
 
 def asked_for(case: Given, *words: str) -> dict[str, Tensor]:

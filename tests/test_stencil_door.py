@@ -16,6 +16,7 @@ from fastdarts import use_backend
 from fastdarts._backend import native
 from fastdarts.errors import UserError
 from fastdarts.ops import maps
+from fastdarts.ops._records import StencilBackward, StencilForward
 from fastdarts.plan import SIDES
 
 op = importlib.import_module("fastdarts.ops.stencil")
@@ -80,8 +81,8 @@ def test_on_meta_the_same_tensors_are_allocated() -> None:
         statistics = dict(zip(("mean", "rstd"), s, strict=True))
         found = seen[device] = []
         with maps.observed(lambda tensor, found=found: found.append((tensor.shape, tensor.dtype))):
-            ys, *moments = launchers.forward(x, FOUR, d, p, **statistics)
-            out = launchers.backward(x, FOUR, d, p, g, ys, *[one.to(device)] * 3, **statistics)
+            ys, *moments = launchers.forward(StencilForward(x, FOUR, d, p, **statistics))
+            out = launchers.backward(StencilBackward(x, FOUR, d, p, g, ys, *[one.to(device)] * 3, **statistics))
         found += [(tensor.shape, tensor.stride(), tensor.dtype) for tensor in (*ys, *moments, *out[0], *out[1], out[3])]
     assert seen["cpu"] == seen["meta"]
 

@@ -18,12 +18,12 @@ from pathlib import Path
 import torch
 
 from bench.gpu.arguments import prepared
-from bench.gpu.calls import Call
 from bench.gpu.kernels import calls
 from bench.gpu.models import net
 from bench.gpu.record import Row
 from bench.gpu.stage import Options, Stage, options, run
 from fastdarts.ops._engine import launchers
+from fastdarts.plan import Call
 
 __all__ = ["main"]
 

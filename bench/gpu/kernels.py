@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.calls import supernet_calls
 from bench.gpu.arguments import prepared
-from bench.gpu.calls import Call, supernet_calls
 from bench.gpu.models import Net, net
 from bench.gpu.record import lost
 from bench.gpu.small import SMALL
@@ -25,6 +25,7 @@ from bench.gpu.stage import Options, Stage, options, run
 from bench.gpu.timing import finite, replayed
 from fastdarts.nn import Supernet
 from fastdarts.ops._engine import launchers
+from fastdarts.plan import Call
 
 __all__ = ["ASSUMED", "CELLS", "calls", "main", "measured"]
 
@@ -54,8 +55,8 @@ def calls(given: Net, wanted: int) -> Iterator[tuple[str, Call]]:
         if number != wanted:
             continue
         largest: dict[tuple[str, bool], Call] = {}
-        for call in (each for each in found if each.spec is not None):
-            key = call.op, getattr(call.spec, "normalised", False) or call.what == "cell input"
+        for call in (each for each in found if each.shapes is not None):
+            key = call.op, getattr(call.shapes, "normalised", False) or call.what == "cell input"
             if key not in largest or call.bytes(1) > largest[key].bytes(1):
                 largest[key] = call
         kind = "reduction" if cell.reduction else "normal"

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 import torch
 
-from bench.gpu.calls import Call, StencilSpec, SumSpec, supernet_calls
+from bench.calls import supernet_calls
 from bench.gpu.models import NETS, Net
 from fastdarts.nn import Supernet
+from fastdarts.plan import Call, InEdge, StencilShapes, SumShapes
 
 __all__ = ["MODELS", "Model", "Total", "launches", "main", "network", "seconds", "total", "twice"]
 
@@ -82,22 +83,26 @@ class Total:
 
 def launches(call: Call) -> int:
     """Kernels that a call launches, as the launchers of backend `cuda` have it."""
-    spec = call.spec
-    if call.op == "stencil.backward" and isinstance(spec, StencilSpec):
+    shapes = call.shapes
+    if call.op == "stencil.backward" and isinstance(shapes, StencilShapes):
         # Gradients of the sources; those of the weights apart, with a fold; the fold of what a batch norm needs.
-        return 1 + 2 * spec.weights + spec.normalised
-    if isinstance(spec, SumSpec) and call.op in ("mixed_sum.reduce", "mixed_sum.backward"):
+        return 1 + 2 * shapes.weights + shapes.normalised
+    if isinstance(shapes, SumShapes) and call.op in ("mixed_sum.reduce", "mixed_sum.backward"):
         # Edges of one kind and size share a launch; terms, fold and the channels' order come on top in `reduce`.
-        kinds = len({(edge, source.height) for edge, source in zip(spec.edges, spec.sources, strict=True)})
-        return kinds + (2 + (spec.partial > 1) if call.op == "mixed_sum.reduce" else 0)
+        kinds = len({(*_kind(edge), source.height) for edge, source in zip(shapes.edges, shapes.sources, strict=True)})
+        return kinds + (2 + (shapes.partial > 1) if call.op == "mixed_sum.reduce" else 0)
     return _LAUNCHES.get(call.op, 1)
+
+
+def _kind(edge: InEdge) -> tuple[int, bool, bool, bool]:
+    return edge.stride, edge.skip >= 0, edge.max_pool >= 0, edge.avg_pool >= 0
 
 
 def twice(call: Call) -> int:
     """Elements that a call reads a second time: the weights' gradients have a kernel of their own."""
-    if call.op != "stencil.backward" or not isinstance(call.spec, StencilSpec) or not call.spec.weights:
+    if call.op != "stencil.backward" or not isinstance(call.shapes, StencilShapes) or not call.shapes.weights:
         return 0
-    return call.read - (call.written if call.spec.add else 0)
+    return call.read - (call.written if call.shapes.add else 0)
 
 
 def seconds(call: Call, itemsize: int, model: Model) -> float:

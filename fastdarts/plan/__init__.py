@@ -6,8 +6,19 @@ Nothing here imports torch: a plan follows from the space alone, and every backe
 from __future__ import annotations
 
 from fastdarts.plan._build import cell_plan, mixed_op_plan, unsupported
+from fastdarts.plan._calls import (
+    Call,
+    Map,
+    PoolShapes,
+    PreprocessShapes,
+    StencilShapes,
+    SumShapes,
+    Work,
+    calls,
+    cell_input_calls,
+)
 from fastdarts.plan._cell import KINDS, Candidate, CellPlan, EdgePlan, Norm, Parameter
-from fastdarts.plan._cost import Flops, Work, flops, kept_bytes
+from fastdarts.plan._cost import Flops, flops, kept_bytes
 from fastdarts.plan._program import Node, NodeBackward, Program, program
 from fastdarts.plan._schedule import (
     MEMORY,
@@ -31,25 +42,33 @@ __all__ = [
     "MEMORY",
     "SIDES",
     "WINDOWS",
+    "Call",
     "Candidate",
     "CellPlan",
     "Convolution",
     "EdgePlan",
     "Flops",
     "InEdge",
+    "Map",
     "Node",
     "NodeBackward",
     "NodeStage",
     "Norm",
     "Parameter",
     "PoolMoments",
+    "PoolShapes",
+    "PreprocessShapes",
     "Program",
     "Reduction",
     "Schedule",
     "StencilCall",
+    "StencilShapes",
+    "SumShapes",
     "Term",
     "ValuesStage",
     "Work",
+    "calls",
+    "cell_input_calls",
     "cell_plan",
     "flops",
     "is_stencil",
