@@ -74,9 +74,7 @@ def compare(
         grouped: list[list[Any]] = [[results.get(f"{name}-seed{seed}") for seed in seeds] for name in names]
         kept = [index for index, each in enumerate(grouped[1:]) if None not in each]
         if len(kept) < 2:
-            raise Diverged(
-                root, f"{random_cells - len(kept)} of {random_cells} random cells, and 2 are needed"
-            )
+            raise Diverged(root, f"{random_cells - len(kept)} of {random_cells} random cells, and 2 are needed")
         comparison = statistics(grouped[0], [grouped[1 + index] for index in kept])
         for each, index in zip(comparison["random"], kept, strict=True):
             each["index"] = index
