@@ -147,10 +147,10 @@ def _check_edges(value: Mapping[str, Any], where: str) -> None:
     for key, rows in value["weights"].items():
         edges = value["edges"].get(key)
         if edges is None or len(rows) != len(edges):
-            raise UserError(f"{where}: weights.{key} has {len(rows)} rows", f"{len(edges or ())}, one per edge")
+            raise UserError(f"{where}: weights.{key} has {len(rows)} rows", f"{len(edges or ())}, one an edge")
         betas = (value.get("edge_weights") or {}).get(key)
         if betas is not None and len(betas) != len(edges):
-            raise UserError(f"{where}: edge_weights.{key} has {len(betas)} values", f"{len(edges)}, one per edge")
+            raise UserError(f"{where}: edge_weights.{key} has {len(betas)} values", f"{len(edges)}, one an edge")
         for row, edge in zip(rows, edges, strict=True):
             at = f"{where}: edge {edge['source']} -> {edge['node']} of the {key} cell"
             if len(row) < len(edge["primitives"]):
