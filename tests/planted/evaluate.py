@@ -46,6 +46,14 @@ MUTANTS: list[Mutant] = [
         ("normal for Student's t", "float(stats.t.ppf(0.975, count - 1)) * error", "_Z * error"),
     ),
     *of(
+        "page",
+        "fastdarts/report/page.py",
+        "report_templates",
+        ("what is shown is not escaped", "autoescape=True", "autoescape=False"),
+        ("a fact that was not given is an empty place", "        undefined=StrictUndefined,\n", ""),
+        ("the same through a filter", "            str(value)\n", "            pass\n"),
+    ),
+    *of(
         "comparison",
         "fastdarts/evaluate/compare.py",
         "evaluate",
