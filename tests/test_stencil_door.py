@@ -17,14 +17,16 @@ from fastdarts._backend import native
 from fastdarts.errors import UserError
 from fastdarts.ops import maps
 from fastdarts.ops._records import StencilBackward, StencilForward
-from fastdarts.plan import SIDES
+from fastdarts.plan import CUDA_DILATIONS, DILATIONS, SIDES
 
 op = importlib.import_module("fastdarts.ops.stencil")
 launchers = importlib.import_module("fastdarts.ops._stencil_cpu")
 
 
 def test_the_core_has_the_windows_that_plans_have() -> None:
-    assert tuple(native().stencil_sides) == SIDES
+    core = native()
+    assert tuple(core.stencil_sides) == SIDES
+    assert (tuple(range(1, core.stencil_dilations + 1)), core.cuda_dilations) == (DILATIONS, CUDA_DILATIONS)
 
 
 @pytest.mark.parametrize("normalised", [False, True], ids=["plain", "normalised"])
@@ -108,7 +110,7 @@ REFUSED = {
     "two batches": (lambda: swapped("sources", 1, lambda x: x[:2]), "one number of images and one of channels"),
     "no such source": (lambda: swapped("convs", 0, lambda c: replace(c, source=2)), "source=2.*one of 2 sources"),
     "even kernel": (lambda: swapped("convs", 0, lambda c: replace(c, kernel=4)), "kernel=4.*kernel 1, 3, 5 or 7"),
-    "stride 3": (lambda: swapped("convs", 0, lambda c: replace(c, stride=3)), "dilation and stride 1 or 2"),
+    "stride 3": (lambda: swapped("convs", 0, lambda c: replace(c, stride=3)), "dilation 1 to 3, stride 1 or 2"),
     "another kernel": (lambda: swapped("depthwise", 0, lambda w: w[..., 1:]), r"depthwise has shape \[3, 1, 3, 2\]"),
     "another width": (lambda: swapped("pointwise", 0, lambda w: w[1:]), r"expected \[3, 3, 1, 1\] for 3 channels"),
     "few weights": (lambda: small() | {"pointwise": []}, "expected as many of each"),

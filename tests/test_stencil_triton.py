@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from stencil_cases import EVERY, FOUR, Case, Inputs, cast, draw
+from stencil_cases import EVERY, FAR, FOUR, Case, Inputs, cast, draw
 from tolerance import assert_within
 from torch import Tensor
 
@@ -32,6 +32,7 @@ HOSTILE = {
     "float32, normalised": Case(channels=20, sizes=SIZES, convs=TWO, normalised=True, extra=12),
     "bfloat16": Case(channels=16, sizes=SIZES, convs=TWO, dtype=torch.bfloat16, extra=16),
     "bfloat16, normalised": Case(channels=4, sizes=SIZES, convs=TWO, dtype=torch.bfloat16, normalised=True),
+    "taps far apart": Case(count=1, channels=4, sizes=((8, 11),), convs=FAR[1:5], normalised=True),
     "float16": Case(channels=3, sizes=((9, 2), (1, 1)), convs=TWO, dtype=torch.float16, extra=1),
     "one pixel, one channel": Case(count=1, channels=1, sizes=((1, 1),), convs=(EVERY[0], EVERY[5])),
     "two programs' outputs": Case(count=1, channels=145, sizes=((2, 1),), convs=(Conv(0, 1, 1, 1),)),

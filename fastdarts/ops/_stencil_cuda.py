@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from fastdarts._backend import native_cuda
-from fastdarts.ops._engine import tf32_allowed
-from fastdarts.ops._records import StencilBackward, StencilForward, StencilGradients
+from fastdarts.ops._engine import launchers, tf32_allowed
+from fastdarts.ops._records import Conv, StencilBackward, StencilForward, StencilGradients, StencilLaunchers
 from fastdarts.ops._stencil_call import Call, empty_ys
+from fastdarts.plan import CUDA_DILATIONS
 
 __all__ = ["DTYPES", "backward", "empty_ys", "forward"]
 
@@ -19,11 +21,20 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def forward(given: StencilForward) -> tuple[list[Tensor], Tensor | None, Tensor | None]:
-    return _CudaCall(given).forward(given.moments)
+    return _CudaCall(given).forward(given.moments) if _takes(given.convs) else _triton().forward(given)
 
 
 def backward(given: StencilBackward) -> StencilGradients:
-    return _CudaCall(given).backward(given)
+    return _CudaCall(given).backward(given) if _takes(given.convs) else _triton().backward(given)
+
+
+def _takes(convs: Sequence[Conv]) -> bool:
+    """Whether all windows have kernels here; a call with another one is Triton's."""
+    return all(conv.dilation <= CUDA_DILATIONS for conv in convs)
+
+
+def _triton() -> StencilLaunchers:
+    return cast(StencilLaunchers, launchers("stencil", "triton"))
 
 
 def core() -> ModuleType:

@@ -17,7 +17,7 @@ from fastdarts.ops._checks import dtype_name
 from fastdarts.ops._engine import computing, launchers
 from fastdarts.ops._records import Conv, StencilBackward, StencilForward
 from fastdarts.ops._stencil_call import empty_ys
-from fastdarts.plan import SIDES, is_stencil
+from fastdarts.plan import DILATIONS, SIDES, is_stencil
 from fastdarts.reference.stencil import stencil as _reference
 from fastdarts.reference.stencil import stencil_backward as _reference_backward
 
@@ -102,8 +102,8 @@ def _check(
     convs = _convs(source, kernel, dilation, stride)
     for conv in convs:
         if not 0 <= conv.source < len(sources) or not is_stencil(conv.kernel, conv.dilation, conv.stride):
-            sides = f"{', '.join(map(str, SIDES[:-1]))} or {SIDES[-1]}"
-            wanted = f"one of {len(sources)} sources, kernel {sides}, dilation and stride 1 or 2"
+            sides = f"{', '.join(map(str, SIDES[:-1]))} or {SIDES[-1]}, dilation {DILATIONS[0]} to {DILATIONS[-1]}"
+            wanted = f"one of {len(sources)} sources, kernel {sides}, stride 1 or 2"
             raise UserError(f"stencil: {conv}", wanted)
     channels = first.shape[1]
     shapes: list[tuple[str, Tensor, tuple[int, ...]]] = []
