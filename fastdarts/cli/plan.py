@@ -165,7 +165,8 @@ def _verdict(usages: Mapping[str, Usage], largest: Mapping[str, int], budget: in
         more = f" ({largest[most]} with {most})" if largest[most] > largest[fitting] else ""
         return f"fits with {fitting} at batch {batch}; largest batch {largest[fitting]}{more}"
     least = min(usages, key=lambda mode: usages[mode].total_bytes)
-    misses = f"does not fit at batch {batch}: {least} takes {as_bytes(usages[least].total_bytes)} of {as_bytes(budget)}"
+    needed = as_bytes(usages[least].total_bytes, 3)
+    misses = f"does not fit at batch {batch}: {least} takes {needed} of {as_bytes(budget, 3)}"
     if not largest[most]:
         return f"{misses}; no batch fits"
     return f"{misses}; largest batch {largest[most]} with {most}"
@@ -200,14 +201,14 @@ def _print(facts: Mapping[str, Any], usages: Mapping[str, Usage], largest: Mappi
         table.add_column(name, justify="left" if name == "memory" else "right")
     for mode, usage in usages.items():
         work = ("-", "-") if usage.flops is None else (_gflop(usage.flops.forward), _gflop(usage.flops.backward))
-        row = [as_bytes(each) for each in (usage.kept_bytes, usage.peak_bytes, usage.total_bytes)]
+        row = [as_bytes(each, 3) for each in (usage.kept_bytes, usage.peak_bytes, usage.total_bytes)]
         table.add_row(mode, *row, *work, *([str(largest[mode])] if largest else []))
     out = Console(highlight=False, markup=False, width=None if Console().is_terminal else 120)
     out.print(table)
     usage = next(iter(usages.values()))
     parts = ("weights", usage.weight_bytes), ("optimisers", usage.optimiser_bytes), ("two batches", usage.batch_bytes)
-    besides = ", ".join(f"{name} {as_bytes(count)}" for name, count in parts)
-    gradients = as_bytes(usage.gradient_bytes)
+    besides = ", ".join(f"{name} {as_bytes(count, 3)}" for name, count in parts)
+    gradients = as_bytes(usage.gradient_bytes, 3)
     out.print(f"search step: the peak, with gradients of {gradients} at its end, and {besides}", soft_wrap=True)
     for note in facts["notes"]:
         out.print(f"note: {note}", soft_wrap=True)

@@ -52,16 +52,22 @@ def as_count(value: object) -> str:
     return MISSING if math.isnan(amount) else f"{amount:,.0f}"
 
 
-def as_bytes(value: object) -> str:
-    """Bytes with three significant digits, in the unit of a power of ten that fits: ``312 MB``, ``1.67 GB``."""
-    amount = number(value)
+def as_bytes(value: object, digits: int | None = None) -> str:
+    """Bytes in the unit of a power of ten that fits: ``312 MB``, ``1.67 GB``.
+
+    Args:
+        value: how many.
+        digits: significant ones; None for whole units from 10 on, and two decimals of gigabytes.
+    """
+    amount, units = number(value), ["bytes", "kB", "MB", "GB"]
     if math.isnan(amount):
         return MISSING
-    for unit in ("bytes", "kB", "MB"):
-        if amount < 999.5:
-            return f"{amount:.3g} {unit}"
-        amount /= 1000
-    return f"{amount:.3g} GB"
+    while len(units) > 1 and (amount if digits is None else float(f"{amount:.{digits}g}")) >= 1000:
+        amount, units = amount / 1000, units[1:]
+    if digits is not None:
+        return f"{amount:.{digits}g} {units[0]}"
+    decimals = {"bytes": 0, "GB": 2}.get(units[0], 0 if amount >= 10 else 1)
+    return f"{amount:.{decimals}f} {units[0]}"
 
 
 def as_duration(value: object) -> str:
