@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 
-from bench.cases import MODES, peak_bytes
+from bench.cases import MODES
 from bench.gpu.models import Eager, Fused, engines, net, running
 from bench.gpu.stage import Options, Stage, options, run
+from fastdarts.profile.memory import measure_peak_bytes
 
 __all__ = ["main"]
 
@@ -30,7 +31,7 @@ def _peak(step: Callable[[], object], given: Options) -> dict[str, Any]:
         step()
         beyond = torch.cuda.max_memory_allocated() - before
     else:
-        before, beyond = 0, peak_bytes(step)
+        before, beyond = 0, measure_peak_bytes(step)
     return {"beyond_bytes": beyond, "peak_bytes": before + beyond}
 
 

@@ -135,3 +135,4 @@ CASES = (
         (3, 10),
     ),
 )
+"""The cases, in the order in which they are measured; both suites have all of them, at the same sizes."""

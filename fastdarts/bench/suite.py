@@ -19,8 +19,8 @@ from fastdarts.bench.record import FORMAT, ratios
 from fastdarts.errors import UserError
 from fastdarts.nn import Cell, MixedOp, Supernet
 from fastdarts.plan import MEMORY
-from fastdarts.profile import kept_bytes, peak_bytes
 from fastdarts.profile.eager import PlainSupernet
+from fastdarts.profile.memory import measure_kept_bytes, measure_peak_bytes
 
 __all__ = ["SUITES", "chosen", "run_case", "run_suite"]
 
@@ -165,8 +165,8 @@ class _Step:
 
     def bytes(self) -> dict[str, int]:
         with use_backend("auto" if self._memory else "reference"):
-            kept = kept_bytes(self.forward, self._given)
-        return {"kept_bytes": kept, "peak_bytes": peak_bytes(self, device="cpu")}
+            kept = measure_kept_bytes(self.forward, self._given)
+        return {"kept_bytes": kept, "peak_bytes": measure_peak_bytes(self, device="cpu")}
 
 
 def _errors(twins: Twins, steps: Mapping[str, _Step]) -> dict[str, float]:

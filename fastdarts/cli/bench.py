@@ -138,8 +138,9 @@ def _plain_console() -> Console:
 def _print(record: Mapping[str, Any]) -> None:
     from rich.table import Table
 
-    from fastdarts.bench import heading, quartiles
-    from fastdarts.cli.plan import human
+    from fastdarts.bench import heading
+    from fastdarts.bench.record import quartiles
+    from fastdarts.report.words import as_bytes
 
     out = _plain_console()
     out.print(heading(record).replace("**", ""), soft_wrap=True)
@@ -155,8 +156,8 @@ def _print(record: Mapping[str, Any]) -> None:
                 f"{1e3 * quartiles(facts['seconds'])[1]:.4g}",
                 f"{ratio['median']:.3g}x" if ratio else "",
                 f"{ratio['low']:.3g} to {ratio['high']:.3g}" if ratio else "",
-                human(facts["kept_bytes"]),
-                human(facts["peak_bytes"]),
+                as_bytes(facts["kept_bytes"], 3),
+                as_bytes(facts["peak_bytes"], 3),
             )
     out.print(table)
     load = record["machine"]["load_average"]
@@ -168,7 +169,7 @@ def _compare(first: Path, second: Path, as_json: bool) -> None:
     from rich.table import Table
 
     from fastdarts.bench import compare, read
-    from fastdarts.cli.plan import human
+    from fastdarts.report.words import as_bytes
 
     found = compare(read(first), read(second))
     if as_json:
@@ -180,7 +181,7 @@ def _compare(first: Path, second: Path, as_json: bool) -> None:
         table.add_column(name, justify="left" if name in ("case", "contender", "") else "right")
     for row in found["rows"]:
         speed = [f"{each:.3g}x" for each in row.get("speed_up", ())] or ["", ""]
-        kept = [human(each) for each in row["kept_bytes"]]
+        kept = [as_bytes(each, 3) for each in row["kept_bytes"]]
         times = [f"{1e3 * each:.4g}" for each in row["seconds"]]
         verdicts = row["time_verdict"], row.get("speed_up_verdict", "")
         table.add_row(

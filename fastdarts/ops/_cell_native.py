@@ -11,7 +11,9 @@ from torch import Tensor
 
 from fastdarts._backend import BackendError, native, native_failure
 from fastdarts.ops._checks import dtype_name
-from fastdarts.plan import InEdge, Node, NodeBackward, Program, Reduction, StencilCall, ValuesStage, program
+from fastdarts.plan import Program, program
+from fastdarts.plan._program import Node, NodeBackward
+from fastdarts.plan._schedule import InEdge, Reduction, StencilCall, ValuesStage
 
 __all__ = ["NativeProgram", "native_program"]
 
@@ -27,6 +29,7 @@ class NativeProgram:
         core = native()
         if core is None:
             raise BackendError(native_failure())
+        assert not program.plan.plain  # torch computes those, and the core calls no torch
         self.program = program
         self.columns = [column for each in program.backward for column in each.node.weights]
         self._columns: dict[torch.device, Tensor] = {}

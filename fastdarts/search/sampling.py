@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fastdarts import reference
 from fastdarts.nn import Supernet
+from fastdarts.reference.relaxation import paired
 from fastdarts.search.choices import Mixing, Relaxation
 from fastdarts.search.relaxation import present
 from fastdarts.spaces import Genotype, derive, random_genotype
@@ -56,7 +57,8 @@ class GumbelPath(_Drawn):
         tau_max, tau_min: the temperature at the first and the last epoch.
         epochs: E.
 
-    Source: Dong, Yang: Searching for A Robust Neural Architecture in Four GPU Hours, CVPR 2019, section 3.2; facts 5.
+    Source: Dong, Yang: Searching for A Robust Neural Architecture in Four GPU Hours, CVPR 2019, section 3.2;
+    docs/facts.md, 5.
     """
 
     asks_host = True
@@ -142,7 +144,7 @@ class BinaryGates(_Drawn):
             logits = alphas.detach() if there is None else alphas.detach().masked_fill(~there, -torch.inf)
             # The k largest of logits with Gumbel noise are k draws without replacement.
             index[key] = (logits + _noise(alphas)).topk(min(2, alphas.shape[1]) if pairs else 1).indices
-            soft = reference.paired(alphas, index[key], there)
+            soft = paired(alphas, index[key], there)
             two = logits.gather(-1, index[key])
             # Not the first draw: which of two came first does not have the probabilities of a choice between them.
             gate = (two + _noise(two)).argmax(-1, keepdim=True)
@@ -174,7 +176,7 @@ class UniformPath(Relaxation):
     the space are equally probable, which differs where a space's edges have different numbers of candidates, and
     ``none``, which no genotype names, is never drawn.
 
-    Source: Li, Talwalkar: Random Search and Reproducibility for NAS, UAI 2019, section 3.2; facts 6.1.
+    Source: Li, Talwalkar: Random Search and Reproducibility for NAS, UAI 2019, section 3.2; docs/facts.md, 6.1.
     """
 
     draws = True

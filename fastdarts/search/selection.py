@@ -33,8 +33,8 @@ class SharedWeights(StrongestEdges):
         finalists: how many of them see the whole validation set.
         batches: batches of the first round; no more than the set has.
 
-    Source: Li, Talwalkar 2019, section 3.2 (evaluation of sampled architectures); facts 6.1: 1000 samples on 10
-    batches, the best 10 on the full validation set.
+    Source: Li, Talwalkar 2019, section 3.2 (evaluation of sampled architectures); docs/facts.md, 6.1: 1000 samples
+    on 10 batches, the best 10 on the full validation set.
     """
 
     def __init__(self, samples: int, finalists: int, batches: int) -> None:

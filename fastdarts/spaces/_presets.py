@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fastdarts.errors import UserError
-from fastdarts.spaces._primitives import nearest
+from fastdarts.errors import UserError, did_you_mean
 from fastdarts.spaces._space import CellSpace, Edge, Space
 
 __all__ = ["full_edges", "space", "space_names"]
@@ -24,7 +23,7 @@ _SEVEN = _DARTS[1:]
 _SKIP, _MAX, _AVG, _SEP3 = "skip_connect", "max_pool_3x3", "avg_pool_3x3", "sep_conv_3x3"
 _DIL3, _DIL5 = "dil_conv_3x3", "dil_conv_5x5"
 
-# Facts section 6, one row per node, one pair per edge into it; the order inside a pair is the order of alpha's columns.
+# docs/facts.md, 6: one row per node, one pair per edge into it; the order inside a pair is that of alpha's columns.
 _S1_NORMAL = (
     (_SKIP, _DIL3), (_SKIP, _DIL5),
     (_SKIP, _DIL5), (_SKIP, _SEP3), (_SKIP, _DIL3),
@@ -147,5 +146,5 @@ def space(name: str) -> Space:
     """
     found = _PRESETS.get(name.lower().replace("_", "-"))
     if found is None:
-        raise UserError(f"unknown search space {name!r}", f"one of {', '.join(_PRESETS)}", nearest(name, _PRESETS))
+        raise UserError(f"unknown search space {name!r}", f"one of {', '.join(_PRESETS)}", did_you_mean(name, _PRESETS))
     return found

@@ -6,12 +6,11 @@ One more is a :class:`Method` in a file here and its line below; nothing else ch
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from fastdarts.errors import UserError
+from fastdarts.errors import UserError, nearest
 from fastdarts.search.choices import Choices, Guard
 from fastdarts.search.collapse import CollapseAlarm
 from fastdarts.search.config import SearchConfig
@@ -35,6 +34,7 @@ __all__ = ["METHODS", "Method", "compose", "configure", "method"]
 _FAMILIES = (darts, amended, partial, progressive, smooth, robust, greedy, sampled, joint, random)
 
 METHODS: Mapping[str, Method] = MappingProxyType({each.name: each for family in _FAMILIES for each in family.METHODS})
+"""Every search method by the name that ``--method`` takes."""
 
 # What one core searches in half a minute. Digits are 8 x 8, so three cells already reduce them to 2 x 2. One thread,
 # so that the result does not depend on the number of cores; two win nothing on such small maps (87 ms a step for 83).
@@ -53,8 +53,8 @@ def method(name: str) -> Method:
     """
     if name in METHODS:
         return METHODS[name]
-    near = difflib.get_close_matches(name, METHODS, n=1)
-    remedy = f"did you mean {near[0]}?" if near else ""
+    near = nearest(name, METHODS)
+    remedy = f"did you mean {near}?" if near else ""
     raise UserError(f"unknown method {name!r}", f"one of {', '.join(METHODS)}", remedy)
 
 
