@@ -85,12 +85,13 @@ bench: $(VENV)/ready
 		--benchmark-json=$(RESULT) $(ARGS)
 	$(BIN)/python -m bench.table $(RESULT)
 
-# The suite's records and the tables that stand in README and docs, on an idle machine only: a quarter of an hour.
+# The records of the suite and of large spaces, and the tables of README and docs, on an idle machine only: about half an hour.
 bench-suite: $(VENV)/ready
 	rm -f bench/results/suite-avx512.json bench/results/suite-avx2.json
 	$(BIN)/fastdarts bench --suite full --out bench/results/suite-avx512.json
 	$(BIN)/fastdarts bench --suite full --no-compile --isa avx2 --out bench/results/suite-avx2.json
 	$(BIN)/python -m bench.tables
+	$(BIN)/python -m bench.spaces measure
 
 # The native core under AddressSanitizer and UBSan: a copy of the tree is built so and runs the op tests. Needs g++.
 sanitize: $(VENV)/ready

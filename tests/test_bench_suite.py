@@ -37,7 +37,7 @@ SMALL = (
     cases.Case(
         "pc-darts",
         "a network",
-        {"space_name": "s2", "channels": 4, "layers": 2, "batch": 4, "side": 8, "partial": 2},
+        {"space_name": "s2", "channels": 4, "layers": 3, "batch": 4, "side": 8, "partial": 2},
         cases._network,
         (2, 2),
     ),
@@ -236,7 +236,7 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, record: dict[str, Any], tm
         (["--isa", "avx2"], "torch is loaded already"),
         (["--compare", "a.json", "b.json", "--isa", "avx2"], "--compare measures nothing"),
         (["--compare", "no-such-folder/a.json", "no-such-folder/b.json"], "no-such-folder"),
-        (["--out", "no-such-folder/out.json"], "cannot write"),
+        (["--out", "no-such-folder/out.json"], "cannot be made"),
     ],
 )
 def test_refusals(arguments: list[str], message: str) -> None:

@@ -13,6 +13,7 @@ import typer
 from fastdarts.cli import options
 from fastdarts.cli.printing import print_json
 from fastdarts.errors import UserError
+from fastdarts.reading import storage_errors
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -67,7 +68,9 @@ def bench(
             raise UserError("--compare measures nothing", "--compare A.json B.json, alone or with --json")
         return _compare(*compared, as_json)
     if out is not None and (out.exists() or not out.absolute().parent.is_dir()):
-        raise UserError(f"cannot write {out}", "a new file in a folder that exists")
+        raise UserError(f"{out} cannot be made", "a new file in a folder that exists")
+    # Before torch is loaded: the profiler that counts peak bytes tells each start and stop of its own.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     if isa is not None:
         _hold(isa)
     import torch
@@ -89,7 +92,8 @@ def bench(
         say=lambda text: say.print(text, soft_wrap=True, markup=False, highlight=False),
     )
     if out is not None:
-        out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        with storage_errors(out):
+            out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     if as_json:
         print_json(record)
     else:
