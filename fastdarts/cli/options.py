@@ -113,7 +113,7 @@ Settings = Annotated[
 Space = Annotated[
     str | None,
     Option(
-        help="darts, s1 to s4, amended-s1, amended-s2, amended-s2-full, or a JSON file. "
+        help="darts, darts-without-none, s1 to s4, amended-s1, amended-s2, amended-s2-full, or a JSON file. "
         "(default: the run's, or the method's)"
     ),
 ]

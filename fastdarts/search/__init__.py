@@ -6,10 +6,10 @@ from fastdarts.errors import Interrupted
 from fastdarts.hypergradient import KINDS, HypergradientError, hypergradient, hypergradient_error
 from fastdarts.search.config import SearchConfig
 from fastdarts.search.curvature import Curvature, dominant_eigenvalue, hessian
-from fastdarts.search.job import SearchResult
 from fastdarts.search.loop import resume, search
 from fastdarts.search.methods import METHODS, Method, configure, method
 from fastdarts.search.progress import Progress
+from fastdarts.search.result import SearchResult
 
 __all__ = [
     "KINDS",

@@ -14,9 +14,10 @@ from fastdarts.runs import RunFolder
 from fastdarts.search.config import SearchConfig
 from fastdarts.search.environment import describe_environment, reopened
 from fastdarts.search.extension import returned
-from fastdarts.search.job import SearchJob, SearchResult
+from fastdarts.search.job import SearchJob
 from fastdarts.search.origin import describe_origin
 from fastdarts.search.progress import Progress, watcher
+from fastdarts.search.result import SearchResult
 from fastdarts.spaces import Space
 
 __all__ = ["resume", "search"]

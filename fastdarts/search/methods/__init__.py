@@ -88,17 +88,19 @@ def configure(name: str = "darts-first", *, data: str = "digits", **overrides: A
     if data == "digits":
         values |= {**_DIGITS, "arch_lr": _DIGITS_ARCH_LR_FACTOR * values.get("arch_lr", SearchConfig.arch_lr)}
         values |= {key: value for key, value in small.items() if key in fields}
+    options = {key: overrides.get(key, small.get(key, default)) for key, default in chosen.options.items()}
+    if chosen.epochs is not None and (data != "digits" or set(overrides) & set(chosen.options)):
+        values["epochs"] = chosen.epochs(options)
     epochs = overrides.get("epochs", values.get("epochs", SearchConfig.epochs))
     if isinstance(epochs, int):
         # A search of fewer epochs than the published one would otherwise end before its alphas have learnt.
         published = chosen.defaults.get("epochs", SearchConfig.epochs)
-        for waiting in ("arch_start_epoch", "warmup_epochs"):
+        for waiting in ("arch_start_epoch", "warmup_epochs", "waiting_epochs"):
             values[waiting] = chosen.defaults.get(waiting, 0) * epochs // published
     augmentation = default_augmentation(data)
     values |= {"crop": augmentation.crop, "flip": augmentation.flip}
     values.setdefault("cutout", augmentation.cutout)
     given = {key: value for key, value in overrides.items() if key in fields}
-    options = {key: overrides.get(key, small.get(key, default)) for key, default in chosen.options.items()}
     return SearchConfig(**({**values, "method": name, "data": data, "options": options} | given))
 
 
@@ -109,6 +111,7 @@ def compose(config: SearchConfig) -> Choices:
         UserError: for options that the method does not have, or that do not fit.
     """
     chosen = method(config.method)
+    config = dataclasses.replace(config, options={**chosen.earlier, **config.options})
     if set(config.options) != set(chosen.options):
         wrong = sorted(set(config.options) ^ set(chosen.options))
         raise UserError(f"method {config.method}: options {', '.join(wrong)} unknown or missing", "configure() it")

@@ -11,9 +11,9 @@ _DARTS = "Liu, Simonyan, Yang: DARTS, ICLR 2019"
 METHODS = (
     Method(
         "darts-one-level",
-        "alphas and weights learn together on the whole training set",
+        "alphas and weights learn together on one set of images; a tenth is held out to validate",
         f"{_DARTS}, section 3.3 (alternative optimisation strategies)",
-        {"hypergradient": "one-level", "one_level": True},
+        {"hypergradient": "one-level", "one_level": True, "held_out": 0.1},
     ),
     Method(
         "darts-first",
