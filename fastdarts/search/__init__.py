@@ -10,6 +10,7 @@ from fastdarts.search.loop import resume, search
 from fastdarts.search.methods import METHODS, Method, configure, method
 from fastdarts.search.progress import Progress
 from fastdarts.search.result import SearchResult
+from fastdarts.search.select import select
 
 __all__ = [
     "KINDS",
@@ -29,4 +30,5 @@ __all__ = [
     "method",
     "resume",
     "search",
+    "select",
 ]

@@ -16,13 +16,14 @@ __all__ = ["EIGENVALUE", "GRAPH", "SearchConfig", "check_fields", "config_from_j
 
 GRAPH = ("auto", "off")
 EIGENVALUE = ("auto", "exact", "lanczos")
+SELECT = ("weights", "perturbation", "sampled")
 COST = ("none", "parameters", "multiply-adds", "accesses", "resources")
 COST_FORMS = ("add", "multiply")
 # Fields that came after runs were written without them, which still open and go on as they began.
 _LATER = frozenset(
     {
         *("held_out", "split_by_class", "drop_last", "warmup_above", "waiting_epochs", "waiting_lr", "lr_by_step"),
-        *("cost", "cost_form", "cost_weight", "cost_target"),
+        *("select", "select_tune_epochs", "cost", "cost_form", "cost_weight", "cost_target"),
         *("alpha_mean", "arch_every", "arch_augmented", "label_smoothing", "drop_path_constant", "batch_statistics"),
     }
 )
@@ -88,6 +89,9 @@ class SearchConfig:
             alphas, 0 for none; ``eigenvalue``: ``exact``, ``lanczos``, or ``auto`` by the number of alphas.
         restart_after: epochs with one genotype after which the search starts anew (Bingham), 0 for never.
         options: the method's own settings, all of them, by name.
+        select: how the genotype is selected in the end: ``weights``, by the method's rule; ``perturbation``, by what
+            the supernet loses without an operator (DARTS-PT), tuned for ``select_tune_epochs`` between decisions;
+            ``sampled``, the best of 1000 random ones by the weights that they share (Li and Talwalkar).
         cost: a penalty on what the architecture costs, at the level of the alphas: ``none``, ``parameters``,
             ``multiply-adds``, ``accesses`` or ``resources`` (:mod:`fastdarts.search.cost`); ``cost_form`` ``add`` or
             ``multiply``; ``cost_weight``, ``cost_target``: its strength, and the cost that is wished for (0: none).
@@ -159,6 +163,8 @@ class SearchConfig:
     eigenvalue_every: int = 0
     eigenvalue: str = "auto"
     restart_after: int = 0
+    select: str = "weights"
+    select_tune_epochs: int = 10
     cost: str = "none"
     cost_form: str = "add"
     cost_weight: float = 0.0
@@ -181,6 +187,7 @@ class SearchConfig:
                 *("arch_lr", "arch_weight_decay", "arch_grad_clip", "alpha_scale", "eta", "threads"),
                 *("warmup_epochs", "warmup_above", "waiting_epochs", "waiting_lr"),
                 *("auxiliary", "eigenvalue_every", "restart_after", "cost_weight", "cost_target"),
+                "select_tune_epochs",
             ),
             fractions=(
                 *("momentum", "arch_beta1", "arch_beta2", "dropout", "drop_path", "held_out", "label_smoothing"),
@@ -238,7 +245,8 @@ class SearchConfig:
             )
         if self.one_level and not self.arch_augmented:
             raise UserError("arch_augmented false with one level", "arch_augmented true", "both learn from one batch")
-        for name, value, known in (("cost", self.cost, COST), ("cost_form", self.cost_form, COST_FORMS)):
+        named = (("cost", self.cost, COST), ("cost_form", self.cost_form, COST_FORMS), ("select", self.select, SELECT))
+        for name, value, known in named:
             if value not in known:
                 raise UserError(f"{name} is {value!r}", f"one of {', '.join(known)}")
         if (self.cost == "none") is not (self.cost_weight == 0.0):

@@ -25,9 +25,11 @@ from fastdarts.search.interrupt import stoppable
 from fastdarts.search.levels import ON_TRAINING, part_levels, smallest_batch
 from fastdarts.search.methods import compose
 from fastdarts.search.progress import Progress
+from fastdarts.search.projection import check_tuning, project
 from fastdarts.search.result import SearchResult
 from fastdarts.search.runner import run_job
 from fastdarts.search.schedule import Rates, learning_rate, rates
+from fastdarts.search.selection import SharedWeights
 from fastdarts.search.snapshots import Snapshots
 from fastdarts.search.stepper import Evaluation, Stepper
 from fastdarts.spaces import Genotype, Space, space
@@ -81,6 +83,8 @@ class SearchJob:
         seed_everything(config.seed)
         whole = Stage(0, config.epochs, self.space, config.layers)
         first = whole if self.choices.first is None else self.choices.first(whole)
+        if config.select == "perturbation":
+            check_tuning(self.choices.relaxation, config.select_tune_epochs, config.method)
         if self.choices.check is not None:
             self.choices.check(first)
         self._build(first)
@@ -339,8 +343,8 @@ class SearchJob:
         record = next(each for each in records if each["epoch"] == answer)
         relaxation, note = self.choices.relaxation, self.progress.note
         finished = Finished(self.model, relaxation, self.valid.once, self.config.seed, note)
-        final = self.choices.derivation.final(finished)
         others = self.choices.derivation.others(finished)
+        final = self._selected(finished)
         if others:
             folder.write_json("others.json", {name: each.to_json() for name, each in others.items()})
             note(f"others.json has {len(others)} more genotypes: {', '.join(others)}")
@@ -353,6 +357,13 @@ class SearchJob:
             records[-1]["elapsed_s"],
             folder.path,
         )
+
+    def _selected(self, finished: Finished) -> Genotype | None:
+        config = self.config
+        if config.select == "perturbation":
+            return project(self, config.select_tune_epochs, config.seed, finished.note)
+        chosen = SharedWeights(1000, 10, 10) if config.select == "sampled" else self.choices.derivation
+        return chosen.final(finished)
 
     def _check(self, epoch: int, train: tuple[Tensor, Tensor], valid: tuple[Tensor, Tensor], progress: float) -> None:
         values = dict(vars(self.step_both.check(train, valid, progress)))

@@ -17,7 +17,7 @@ from fastdarts.search.choices import Mixing
 from fastdarts.search.graph import Recorder, Replayed
 from fastdarts.search.step import SearchStep, accuracy
 
-__all__ = ["Evaluation", "Inputs", "Stepper"]
+__all__ = ["Evaluation", "Inputs", "Stepper", "batch_statistics"]
 
 _FIGURES = ("arch_loss", "arch_accuracy", "train_loss", "train_accuracy")
 
@@ -152,7 +152,7 @@ class Evaluation:
     def start(self) -> None:
         """Begin; a GPU works on while the host does something else, as long as that does not ask it."""
         self._sums.zero_()
-        with _batch_statistics(self._model) if self._batch_statistics else _running_statistics(self._model):
+        with batch_statistics(self._model) if self._batch_statistics else _running_statistics(self._model):
             for draws in self._batches.still():
                 if len(draws) == len(self._draws):
                     self._draws.copy_(pinned(draws, self._batches.device), non_blocking=True)
@@ -183,7 +183,7 @@ def _running_statistics(model: Supernet) -> Iterator[None]:
 
 
 @contextmanager
-def _batch_statistics(model: Supernet) -> Iterator[None]:
+def batch_statistics(model: Supernet) -> Iterator[None]:
     """While the block runs batch norms normalise as in training; nothing is dropped, and no statistic moves."""
     training, kept = model.training, [buffer.clone() for buffer in model.buffers()]
     rates = model.dropout, model.skip_dropout, model.drop_path_prob

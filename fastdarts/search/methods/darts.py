@@ -33,4 +33,11 @@ METHODS = (
         f"{_DARTS}, Eq. 7",
         {"hypergradient": "second-exact"},
     ),
+    Method(
+        "darts-pt",
+        "darts-first, whose genotype is selected by what the supernet loses without an operator",
+        "Wang et al.: Rethinking Architecture Selection in Differentiable NAS, ICLR 2021, Algorithm 1",
+        {"hypergradient": "first", "space": "darts-without-none", "select": "perturbation"},
+        small={"select_tune_epochs": 1},
+    ),
 )
