@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fastdarts.ops._mixed_sum_cpu import Edge, backward, forward, pool_moments, reduce
+from fastdarts.ops._records import SumBackward, SumForward, SumReduce
 from fastdarts.reference.mixed_sum import node_sum
 
 EVERY, STRIDED = Edge(1, True, True, True), Edge(2, False, True, True)
@@ -52,15 +53,15 @@ class Node:
     def forward(self) -> None:
         means = {"mean": self.mean, "pool_mean": self.pool_mean}
         edges = self.sources, self.edges
-        forward(self.out, self.ys, self.scale, None, *edges, self.free, self.bypass, self.partial, **means)
+        forward(SumForward(self.out, self.ys, self.scale, None, *edges, self.free, self.bypass, self.partial, **means))
 
     def reduce(self) -> None:
         pools = self.pool_mean, self.pool_mean, self.partial
-        reduce(self.g, self.ys, self.mean, self.scale, self.sources, self.edges, *pools)
+        reduce(SumReduce(self.g, self.ys, self.mean, self.scale, self.sources, self.edges, *pools))
 
     def backward(self) -> None:
         coefficients = (self.free,) * 3
-        backward(self.g, self.sources, self.edges, *coefficients, self.bypass, self.dx, self.partial)
+        backward(SumBackward(self.g, self.sources, self.edges, *coefficients, self.bypass, self.dx, self.partial))
 
     def moments(self) -> None:
         for x, edge in zip(self.sources, self.edges, strict=True):

@@ -72,6 +72,8 @@ PYBIND11_MODULE(_C, module) {
 #define FASTDARTS_SIDE_OF(SIDE) SIDE,
     module.attr("stencil_sides") = std::vector<int>{FASTDARTS_SIDES(FASTDARTS_SIDE_OF)};
 #undef FASTDARTS_SIDE_OF
+    module.attr("stencil_dilations") = fastdarts::kDilations;
+    module.attr("cuda_dilations") = fastdarts::kCudaDilations;
     module.def("build", &build, "How this module was built.");
     module.def("instruction_sets", &fastdarts::instruction_sets, "Vector instruction sets of this processor.");
     module.def("isa", &fastdarts::isa_name, "The instruction set that the vector kernels run with.");

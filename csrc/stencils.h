@@ -8,15 +8,17 @@
 namespace fastdarts {
 
 // X(side), sides in pixels: odd, without a gap from 1 on, since at stride 2 a transposed window falls into smaller ones.
-// Each at stride 1 and 2, and those above 1 at dilation 1 and 2.
+// Each at stride 1 and 2, and those above 1 with taps up to kDilations apart; the CUDA kernels up to kCudaDilations.
 #define FASTDARTS_SIDES(X) X(1) X(3) X(5) X(7)
 
 #define FASTDARTS_SIDE_IS(SIDE) || side == SIDE
 static constexpr inline bool is_side(std::int64_t side) { return false FASTDARTS_SIDES(FASTDARTS_SIDE_IS); }
 #undef FASTDARTS_SIDE_IS
 
+static constexpr std::int64_t kDilations = 3, kCudaDilations = 2;
+
 static constexpr inline bool is_stencil(std::int64_t side, std::int64_t dilation, std::int64_t stride) {
-    return is_side(side) && (dilation == 1 || dilation == 2) && (stride == 1 || stride == 2);
+    return is_side(side) && 1 <= dilation && dilation <= kDilations && (stride == 1 || stride == 2);
 }
 
 }  // namespace fastdarts

@@ -22,7 +22,9 @@ __all__ = [
     "backend_for",
     "backends",
     "current_backend",
+    "has_cuda",
     "native",
+    "native_cuda",
     "native_failure",
     "use_backend",
 ]
@@ -32,6 +34,7 @@ _OPS = ("augment", "stencil", "mixed_sum", "preprocess", "cell", "optim", "track
 _PLAIN = ("optim", "track")  # a few vectors a step: on a CPU plain torch is as good as a kernel
 _HOMES = {"cpu": "cpu", "triton": "cuda", "cuda": "cuda"}
 _PREFERENCE = ("cuda", "triton", "cpu", "reference")
+_NO_CUDA = "fastdarts._C was built without CUDA", "reinstall where nvcc is on the PATH"
 _LOG = logging.getLogger("fastdarts")
 _LOCK = threading.Lock()
 
@@ -85,6 +88,25 @@ def native_failure() -> str:
     return "" if module is not None else reason
 
 
+def has_cuda(module: ModuleType) -> bool:
+    """Whether a native core was built with its kernels in CUDA C++."""
+    return hasattr(module, "cuda_stencil_forward_float32")
+
+
+def native_cuda() -> ModuleType:
+    """The compiled module with its kernels in CUDA C++.
+
+    Raises:
+        BackendError: it is missing, or was built without them.
+    """
+    module, reason = _load_native()
+    if module is None:
+        raise BackendError(reason)
+    if not has_cuda(module):
+        raise BackendError(*_NO_CUDA)
+    return module
+
+
 @dataclass(frozen=True)
 class _Gpu:
     """What a GPU backend needs besides the native core.
@@ -132,8 +154,8 @@ def _table(loaded: tuple[ModuleType | None, str], gpu: _Gpu) -> dict[str, Backen
         compiled = "kernels are interpreted on the CPU: TRITON_INTERPRET=1"
     elif module is None:
         compiled = reason
-    elif not hasattr(module, "cuda_stencil_forward_float32"):
-        compiled = "fastdarts._C was built without CUDA; reinstall where nvcc is on the PATH"
+    elif not has_cuda(module):
+        compiled = f"{_NO_CUDA[0]}; {_NO_CUDA[1]}"
     else:
         compiled = triton
     said = "Triton, interpreted on the CPU: slow, to check kernels" if gpu.interpreted else "Triton"

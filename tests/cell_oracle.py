@@ -28,6 +28,9 @@ UNEVEN = CellSpace(
     nodes=2,
     concat=(3,),
 )
+FAR = CellSpace(
+    tuple(Edge(source, 2, ("dil_conv_5x5_d3", "sep_conv_3x3", "dil_conv_7x7_d3")) for source in range(2)), 1, (2,)
+)
 NOISY = CellSpace(
     tuple(Edge(source, node, ("noise", "sep_conv_3x3")) for node in (2, 3) for source in range(node)), 2, (2, 3)
 )
@@ -86,6 +89,8 @@ PLANS: dict[str, tuple[CellPlan, tuple[int, int, int]]] = {
     "one path": (planned(cell_plan(DARTS, 4, reduction=True, active=ONE_PATH)), (2, 6, 6)),
     "one path partial": (planned(cell_plan(DARTS, 4, partial=2, active=ONE_PATH)), (2, 6, 6)),
     "noise": (planned(cell_plan(NOISY, 4, reduction=True)), (2, 5, 5)),
+    "far": (planned(cell_plan(FAR, 4, reduction=True)), (2, 9, 12)),
+    "far partial": (planned(cell_plan(FAR, 6, partial=2)), (1, 8, 11)),
     "twice": (_twice(), (2, 5, 5)),
     "partly": (_partly(partial=1, reduction=False), (2, 5, 6)),
     "partly partial": (_partly(partial=2, reduction=True), (2, 5, 7)),

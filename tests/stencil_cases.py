@@ -14,6 +14,7 @@ from fastdarts.reference.stencil import Conv
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float64]
 EVERY = (*(Conv(0, k, d, s) for k, d, s in itertools.product((3, 5, 7), (1, 2), (1, 2))), Conv(0, 1, 1, 1))
+FAR = tuple(Conv(0, k, 3, s) for k, s in itertools.product((3, 5, 7), (1, 2)))
 FOUR = (Conv(0, 3, 1, 1), Conv(0, 5, 2, 1), Conv(1, 5, 1, 2), Conv(1, 3, 2, 1))
 Results = dict[str, Tensor]
 

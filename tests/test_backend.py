@@ -8,15 +8,16 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
 
 import fastdarts
-from fastdarts import _backend
+from fastdarts import _backend, ops
 from fastdarts._backend import Backend, backend_for, backends, current_backend, native, use_backend
-from fastdarts.ops import augment
+from fastdarts.ops import _engine, augment
 
 
 @pytest.fixture
@@ -257,3 +258,24 @@ def test_an_extension_of_another_version_is_not_called(monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "fastdarts._C", SimpleNamespace(version="0.0.0"))
     assert native() is None
     assert f"built for version 0.0.0, not for {fastdarts.__version__}" in _backend.native_failure()
+
+
+def test_a_kernel_is_found_by_the_name_of_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a backend has no file for is lent to it, and so is what its files do not name in DTYPES."""
+    (tmp_path / "_preprocess_cuda.py").write_text("import torch\nDTYPES = (torch.float32,)\n")
+
+    def forget() -> None:
+        for cache in (_engine.launchers, _engine._modules, _engine._has):
+            cache.cache_clear()
+
+    assert _engine.launchers("preprocess", "cuda").__name__ == "fastdarts.ops._preprocess_triton"
+    with monkeypatch.context() as patch:
+        patch.setattr(ops, "__path__", [*ops.__path__, str(tmp_path)])
+        forget()
+        assert _engine.launchers("preprocess", "cuda").__name__ == "fastdarts.ops._preprocess_cuda"
+        assert _engine.launchers("coefficients", "cuda").__name__ == "fastdarts.ops._coefficients_triton"
+        assert [_engine._has("cuda", dtype) for dtype in (torch.float32, torch.bfloat16)] == [True, False]
+    sys.modules.pop("fastdarts.ops._preprocess_cuda", None)
+    vars(ops).pop("_preprocess_cuda", None)
+    forget()
+    assert [_engine._has("cuda", dtype) for dtype in (torch.bfloat16, torch.float64)] == [True, False]

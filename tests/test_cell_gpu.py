@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from types import ModuleType
 
 import cell_oracle as oracle
@@ -95,12 +95,10 @@ def test_memory_modes_change_no_bit(
 
 
 @pytest.fixture
-def on_cuda_cells(on_shim: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def on_cuda_cells(on_shim: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """Backend triton, interpreted, with the stencils in CUDA C++, on the shim: what backend cuda is on a GPU."""
-    monkeypatch.setitem(_engine._MODULES, "triton", _engine._MODULES["cuda"])
-    _engine.launchers.cache_clear()
-    yield
-    _engine.launchers.cache_clear()
+    launchers = _engine.launchers
+    monkeypatch.setattr(_engine, "launchers", lambda op, backend: launchers(op, "cuda"))
 
 
 @pytest.mark.usefixtures("on_cuda_cells", "poisoned_memory")

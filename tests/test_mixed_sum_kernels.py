@@ -14,6 +14,7 @@ from torch import Tensor
 from fastdarts import _backend
 from fastdarts.ops import maps
 from fastdarts.ops._mixed_sum_cpu import Edge, backward, forward, pool_moments, reduce
+from fastdarts.ops._records import SumBackward, SumForward, SumReduce
 from fastdarts.reference.parameter_free import avg_pool, max_pool
 from tests.mixed_sum_cases import DTYPES, EVERY, INF, NAN, STRIDED, Case, assert_parity, build, statistics
 from tests.tolerance import assert_within
@@ -34,10 +35,10 @@ def launch(case: Case, gap: int = 3, pool_mean: bool = True) -> dict[str, Tensor
         [torch.ones_like(pool_rstd[:, :1]), pool_rstd], 1
     )
     sources, edges, bypass, partial = [x.detach() for x in inputs.sources], case.edges, inputs.bypass, case.partial
-    forward(out, inputs.ys, scale, None, sources, edges, free, bypass, partial, mean=mean, pool_mean=means)
-    found = reduce(inputs.g, inputs.ys, mean, rstd, sources, edges, means, pool_rstd, partial)
+    forward(SumForward(out, inputs.ys, scale, None, sources, edges, free, bypass, partial, mean=mean, pool_mean=means))
+    found = reduce(SumReduce(inputs.g, inputs.ys, mean, rstd, sources, edges, means, pool_rstd, partial))
     dx = [maps.zeros_maps(*x.shape, like=x) for x in sources]
-    backward(found.g, sources, edges, free, free / 7, free / 5, bypass, dx, partial, pool_mean=means)
+    backward(SumBackward(found.g, sources, edges, free, free / 7, free / 5, bypass, dx, partial, pool_mean=means))
     moments = [pool_moments(x, e.stride, max_pool=True, avg_pool=True) for x, e in zip(sources, edges, strict=True)]
     sums = {name: getattr(found, name) for name in ("g", "total", "products", "free")}
     sums |= {} if found.bypass is None else {"bypass": found.bypass}
@@ -95,14 +96,14 @@ def test_everything_is_written_and_nothing_read_before(case: Case) -> None:
 def test_gaps_between_pixels_are_left_alone(case: Case) -> None:
     out = maps.empty_maps(2, 12, 4, 4, like=torch.empty(0))
     x = maps.zeros_maps(2, 4, 4, 4, like=out)
-    forward(out[:, 4:8], [], torch.zeros(0, 4), None, [x], [EVERY], torch.ones(1, 3, 4), None, 1)
+    forward(SumForward(out[:, 4:8], [], torch.zeros(0, 4), None, [x], [EVERY], torch.ones(1, 3, 4), None, 1))
     assert out[:, :4].isnan().all() and out[:, 8:].isnan().all() and (out[:, 4:8] == 0).all()
     assert_equal(launch(case, gap=0), launch(case, gap=5))
 
 
 def test_a_node_of_nothing_is_its_bias() -> None:
     out, bias = maps.empty_maps(2, 6, 3, 3, like=torch.empty(0)), torch.arange(3.0)
-    forward(out, [], torch.zeros(0, 3), bias, [], [], torch.zeros(0, 3, 3), None, 2)
+    forward(SumForward(out, [], torch.zeros(0, 3), bias, [], [], torch.zeros(0, 3, 3), None, 2))
     assert torch.equal(out[0, :, 0, 0], torch.tensor([0.0, 0, 1, 0, 2, 0]))  # shuffled
 
 
@@ -114,8 +115,10 @@ def test_a_bias_does_the_same_as_means() -> None:
     wanted = torch.tensor([[e.max_pool, e.avg_pool] for e in case.edges])[:, :, None]
     bias = -(scale * mean).sum(0) - (free[:, 1:] * pool_mean * wanted).sum((0, 1))
     one, other = (maps.empty_maps(5, 16, 20, 12, like=sources[0]) for _ in range(2))
-    forward(one, inputs.ys, scale, bias, sources, case.edges, free, None, 1)
-    forward(other, inputs.ys, scale, None, sources, case.edges, free, None, 1, mean=mean, pool_mean=pool_mean)
+    forward(SumForward(one, inputs.ys, scale, bias, sources, case.edges, free, None, 1))
+    forward(
+        SumForward(other, inputs.ys, scale, None, sources, case.edges, free, None, 1, mean=mean, pool_mean=pool_mean)
+    )
     largest = max(float(value.detach().abs().max()) for value in (*inputs.ys, *sources))  # no pool or mean is larger
     factors = torch.cat([scale, free.flatten(0, 1)]).abs().sum(0)
     assert_within("node", one, one, other, terms=2 * largest * float(factors.max()))
@@ -127,7 +130,7 @@ def test_a_mean_of_ten_thousand_deviations_keeps_its_digits() -> None:
     y = (1e4 + torch.randn(3, 4, 5, 6)).to(memory_format=torch.channels_last)
     mean, one = y.double().mean((0, 2, 3))[None], torch.ones(1, 4, dtype=torch.float64)
     out, none = maps.empty_maps(3, 4, 5, 6, like=y), torch.zeros(0, 3, 4, dtype=torch.float64)
-    forward(out, [y], one, None, [], [], none, None, 1, mean=mean)
+    forward(SumForward(out, [y], one, None, [], [], none, None, 1, mean=mean))
     centred = y.double() - mean[0][:, None, None]
     assert_within("node", out, centred.float(), centred)
 
@@ -136,7 +139,9 @@ def test_a_mean_of_ten_thousand_deviations_keeps_its_digits() -> None:
     for x in (y, y.double()):
         dx = maps.zeros_maps(3, 4, 5, 6, like=x)
         means = max_pool(y.double()).mean((0, 2, 3)).expand(1, 2, 4)
-        backward(torch.zeros_like(x), [x], [largest], zeros, zeros + 1, zeros, None, [dx], 1, pool_mean=means)
+        backward(
+            SumBackward(torch.zeros_like(x), [x], [largest], zeros, zeros + 1, zeros, None, [dx], 1, pool_mean=means)
+        )
         found.append(dx)
     assert_within("dx", found[0], found[1].float(), found[1])
 
@@ -149,7 +154,7 @@ def test_two_edges_from_one_source_add_up(dtype: torch.dtype, partial: int) -> N
     coefficients = torch.randn(3, 2, 3, 8 // partial).double()
 
     def added(dx: list[Tensor]) -> list[Tensor]:
-        backward(g, [x, x], edges, *coefficients, torch.tensor([0.5, 2.0]), dx, partial)
+        backward(SumBackward(g, [x, x], edges, *coefficients, torch.tensor([0.5, 2.0]), dx, partial))
         return dx
 
     both = torch.ones_like(x)
@@ -214,9 +219,9 @@ def test_on_meta_the_same_is_allocated() -> None:
         mean, rstd, pool_mean, pool_rstd = (move(each) for each in stats)
         free, bypass = torch.cat([pool_mean, pool_mean[:, :1]], 1), move(inputs.bypass.detach())
         with maps.observed(found.append):
-            forward(out, ys, mean, None, xs, case.edges, free, bypass, case.partial)
-            reduced = reduce(g, ys, mean, rstd, xs, case.edges, pool_mean, pool_rstd, case.partial)
-            backward(reduced.g, xs, case.edges, free, free, free, bypass, xs, case.partial)
+            forward(SumForward(out, ys, mean, None, xs, case.edges, free, bypass, case.partial))
+            reduced = reduce(SumReduce(g, ys, mean, rstd, xs, case.edges, pool_mean, pool_rstd, case.partial))
+            backward(SumBackward(reduced.g, xs, case.edges, free, free, free, bypass, xs, case.partial))
             pool_moments(xs[0], 1, max_pool=True, avg_pool=False)
         return [(tensor.shape, tensor.dtype, tensor.stride()) for tensor in found]
 

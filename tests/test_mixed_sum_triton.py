@@ -13,6 +13,7 @@ from torch import Tensor
 from fastdarts import use_backend
 from fastdarts.ops import _mixed_sum_cpu as cpu
 from fastdarts.ops import maps
+from fastdarts.ops._records import SumBackward, SumForward, SumReduce
 from fastdarts.reference.parameter_free import avg_pool, max_pool
 from tests.mixed_sum_cases import EVERY, INF, NAN, STRIDED, Case, Inputs, assert_parity, build, statistics
 from tests.tolerance import assert_within
@@ -142,10 +143,12 @@ def launch(case: Case, device: torch.device, kernels=triton_ops, like: torch.dty
     )
     edges, partial = case.edges, case.partial
     bypass = None if inputs.bypass is None else inputs.bypass.detach()
-    kernels.forward(out, ys, scale, None, sources, edges, free, bypass, partial, mean=mean, pool_mean=means)
-    found = kernels.reduce(inputs.g, ys, mean, rstd, sources, edges, means, pool_rstd, partial)
+    kernels.forward(SumForward(out, ys, scale, None, sources, edges, free, bypass, partial, mean=mean, pool_mean=means))
+    found = kernels.reduce(SumReduce(inputs.g, ys, mean, rstd, sources, edges, means, pool_rstd, partial))
     dx = [maps.zeros_maps(*x.shape, like=x) for x in sources]
-    kernels.backward(found.g, sources, edges, free, free / 7, free / 5, bypass, dx, partial, pool_mean=means)
+    kernels.backward(
+        SumBackward(found.g, sources, edges, free, free / 7, free / 5, bypass, dx, partial, pool_mean=means)
+    )
     moments = [
         kernels.pool_moments(x, e.stride, max_pool=True, avg_pool=True) for x, e in zip(sources, edges, strict=True)
     ]
@@ -179,17 +182,17 @@ def test_gaps_between_pixels_are_left_alone(triton_device: torch.device) -> None
     out = maps.empty_maps(2, 12, 4, 4, like=torch.empty(0, device=triton_device))
     x, zeros = maps.zeros_maps(2, 4, 4, 4, like=out), torch.zeros(0, 4, device=triton_device)
     ones = torch.ones(1, 3, 4, device=triton_device)
-    triton_ops.forward(out[:, 4:8], [], zeros, None, [x], [EVERY], ones, None, 1)
+    triton_ops.forward(SumForward(out[:, 4:8], [], zeros, None, [x], [EVERY], ones, None, 1))
     assert out[:, :4].isnan().all() and out[:, 8:].isnan().all() and (out[:, 4:8] == 0).all()
 
 
 def test_a_node_of_nothing_is_its_bias(triton_device: torch.device) -> None:
     out, bias = maps.empty_maps(2, 6, 3, 3, like=torch.empty(0, device=triton_device)), torch.arange(3.0)
     none, free = (torch.zeros(*shape, device=triton_device) for shape in ((0, 3), (0, 3, 3)))
-    triton_ops.forward(out, [], none, bias.to(triton_device), [], [], free, None, 2)
+    triton_ops.forward(SumForward(out, [], none, bias.to(triton_device), [], [], free, None, 2))
     assert torch.equal(out[0, :, 0, 0].cpu(), torch.tensor([0.0, 0, 1, 0, 2, 0]))  # shuffled
     pools = torch.zeros(0, 2, 3, device=triton_device)
-    found = triton_ops.reduce(out, [], none, none, [], [], pools, pools, 2)
+    found = triton_ops.reduce(SumReduce(out, [], none, none, [], [], pools, pools, 2))
     assert torch.equal(found.g[0, :, 0, 0].cpu(), torch.tensor([0.0, 1, 2, 0, 0, 0]))
     assert torch.equal(found.total.cpu(), torch.tensor([0.0, 18, 36], dtype=torch.float64))
     assert found.products.numel() == found.free.numel() == 0 and found.bypass is not None
@@ -202,7 +205,7 @@ def test_two_edges_from_one_source_add_up(partial: int, triton_device: torch.dev
     bypass = torch.tensor([0.5, 2.0], device=triton_device)
 
     def added(dx: list[Tensor]) -> list[Tensor]:
-        triton_ops.backward(g, [x, x], [EVERY, EVERY], *coefficients, bypass, dx, partial)
+        triton_ops.backward(SumBackward(g, [x, x], [EVERY, EVERY], *coefficients, bypass, dx, partial))
         return dx
 
     both = torch.ones_like(x)
@@ -231,7 +234,7 @@ def test_strips_of_rows_meet(
     def gradient(kernels, device: torch.device) -> Tensor:
         given = [each.to(device) for each in (g, x, alpha, torch.zeros_like(alpha), gamma)]
         dx = maps.zeros_maps(*shape, like=given[1])
-        kernels.backward(given[0], [given[1]], [edge], *given[2:], None, [dx], 1)
+        kernels.backward(SumBackward(given[0], [given[1]], [edge], *given[2:], None, [dx], 1))
         return dx.cpu()
 
     wanted = gradient(cpu, torch.device("cpu"))
@@ -305,9 +308,9 @@ def test_on_meta_the_same_is_allocated(partial: int, triton_device: torch.device
         mean, rstd, pool_mean, pool_rstd = (move(each) for each in stats)
         free, bypass = torch.cat([pool_mean, pool_mean[:, :1]], 1), move(inputs.bypass.detach())
         with maps.observed(found.append):
-            triton_ops.forward(out, ys, mean, None, xs, case.edges, free, bypass, partial)
-            reduced = triton_ops.reduce(g, ys, mean, rstd, xs, case.edges, pool_mean, pool_rstd, partial)
-            triton_ops.backward(reduced.g, xs, case.edges, free, free, free, bypass, xs, partial)
+            triton_ops.forward(SumForward(out, ys, mean, None, xs, case.edges, free, bypass, partial))
+            reduced = triton_ops.reduce(SumReduce(g, ys, mean, rstd, xs, case.edges, pool_mean, pool_rstd, partial))
+            triton_ops.backward(SumBackward(reduced.g, xs, case.edges, free, free, free, bypass, xs, partial))
             triton_ops.pool_moments(xs[0], 1, max_pool=True, avg_pool=False)
         return [(tensor.shape, tensor.dtype, tensor.stride()) for tensor in found]
 

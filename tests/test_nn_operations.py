@@ -105,7 +105,7 @@ def test_search_has_batch_norm_after_pools_and_evaluation_has_not() -> None:
     norms = [
         m for name in COMPUTED for m in build_op(name, 4, 2, False, True).modules() if isinstance(m, nn.BatchNorm2d)
     ]
-    assert len(norms) == 15 and not any(norm.affine for norm in norms)
+    assert len(norms) == 21 and not any(norm.affine for norm in norms)
 
 
 def test_factorised_reduce_of_even_sizes_is_untouched_by_the_fill(monkeypatch: pytest.MonkeyPatch) -> None:

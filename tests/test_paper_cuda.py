@@ -22,6 +22,7 @@ from cuda_shim import ROOT, built, shim
 from stencil_cases import EVERY, FOUR, Case, cast, draw
 
 from fastdarts.ops import _stencil_cuda, maps
+from fastdarts.ops._records import StencilBackward, StencilForward
 from fastdarts.reference.stencil import Conv
 
 CASES = {
@@ -101,9 +102,9 @@ def launched(module: ModuleType, case: Case, tf32: bool, monkeypatch: pytest.Mon
     given: tuple[Any, ...] = inputs.sources, case.convs, inputs.depthwise, inputs.pointwise
     statistics = {key: value.double() for key, value in inputs.keywords().items()}
     module.launches()
-    _stencil_cuda.forward(*given, **statistics)
+    _stencil_cuda.forward(StencilForward(*given, **statistics))
     for weights in (True, False):
-        _stencil_cuda.backward(*given, g, g, *coefficients, **statistics, weights=weights)
+        _stencil_cuda.backward(StencilBackward(*given, g, g, *coefficients, **statistics, weights=weights))
     return list(module.launches())
 
 

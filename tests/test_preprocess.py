@@ -16,6 +16,7 @@ from fastdarts import _C, use_backend
 from fastdarts.errors import UserError
 from fastdarts.ops import _preprocess_cpu, maps
 from fastdarts.ops._preprocess_cpu import backward, forward, reduce
+from fastdarts.ops._records import PreprocessBackward, PreprocessForward
 from fastdarts.ops.preprocess import preprocess
 from fastdarts.reference.preprocess import preprocess as reference
 
@@ -193,20 +194,22 @@ def test_sums_of_a_batch_norm() -> None:
 def test_the_gradient_is_added_where_it_is_wanted(stride: int, layout: str) -> None:
     x, weights = inputs(2, 6, 10, 5, 5, stride)
     x = laid_out(x, layout)
-    y, mean, var = forward(x, weights, stride=stride)
+    y, mean, var = forward(PreprocessForward(x, weights, stride=stride))
     assert mean is not None and var is not None
     g = laid_out(torch.randn_like(y), "slice of maps")
     alpha, beta, gamma = torch.randn(3, 10, dtype=torch.float64)
-    fresh, dweights = backward(x, weights, g, y, alpha, beta, gamma, stride=stride)
+    fresh, dweights = backward(PreprocessBackward(x, weights, g, y, alpha, beta, gamma, stride=stride))
     assert fresh is not None and dweights is not None
     assert maps.is_maps(fresh) == (x.stride(1) == 1) and fresh.is_contiguous() != maps.is_maps(fresh)
     for target in LAYOUTS:
         before = laid_out(torch.randn_like(x), target)
         dx = laid_out(before.clone(), target)
-        out, none = backward(x, weights, g, y, alpha, beta, gamma, stride=stride, dx=dx, need_weights=False)
+        out, none = backward(
+            PreprocessBackward(x, weights, g, y, alpha, beta, gamma, stride=stride, dx=dx, need_weights=False)
+        )
         assert out is dx and none is None
         torch.testing.assert_close(dx, before + fresh)
-    none, again = backward(x, weights, g, y, alpha, beta, gamma, stride=stride, need_dx=False)
+    none, again = backward(PreprocessBackward(x, weights, g, y, alpha, beta, gamma, stride=stride, need_dx=False))
     assert none is None and again is not None
     assert all(map(torch.equal, again, dweights))
 
@@ -214,9 +217,9 @@ def test_the_gradient_is_added_where_it_is_wanted(stride: int, layout: str) -> N
 def test_only_what_needs_a_gradient_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def watched(*args: object, need_dx: bool, need_weights: bool, **options: object) -> object:
-        asked.append((need_dx, need_weights))
-        return backward(*args, need_dx=need_dx, need_weights=need_weights, **options)
+    def watched(given: PreprocessBackward) -> object:
+        asked.append((given.need_dx, given.need_weights))
+        return backward(given)
 
     monkeypatch.setattr(_preprocess_cpu, "backward", watched)
     x, weights = inputs(2, 4, 6, 4, 4, 2)

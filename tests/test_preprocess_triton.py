@@ -17,6 +17,7 @@ pytest.importorskip("triton")
 from fastdarts.kernels import preprocess as kernels
 from fastdarts.ops import _preprocess_triton
 from fastdarts.ops._preprocess_triton import backward, forward, normalise_, reduce
+from fastdarts.ops._records import PreprocessBackward, PreprocessForward
 
 # (N, C_in, C_out, H, W, stride)
 SHAPES = [
@@ -37,7 +38,7 @@ class Fused(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, stride, mean, var, eps, *weights):
         ctx.training, ctx.stride = mean is None, stride
-        y, own_mean, own_var = forward(x, weights, stride=stride, moments=mean is None)
+        y, own_mean, own_var = forward(PreprocessForward(x, weights, stride=stride, moments=mean is None))
         assert (own_mean is None) == (own_var is None) == (mean is not None)
         mean, var = (own_mean, own_var) if mean is None else (mean.double(), var.double())
         rstd = (var + eps).rsqrt()
@@ -55,7 +56,7 @@ class Fused(torch.autograd.Function):
             total, products = reduce(g, xhat)
             beta, gamma = -rstd * products / pixels, -rstd * total / pixels
         values = xhat if ctx.training else None
-        dx, dweights = backward(x, weights, g, values, rstd, beta, gamma, stride=ctx.stride)
+        dx, dweights = backward(PreprocessBackward(x, weights, g, values, rstd, beta, gamma, stride=ctx.stride))
         return dx, None, None, None, None, *(each.to(x.dtype) for each in dweights)
 
 
@@ -141,11 +142,11 @@ def test_the_factors_of_tf32_are_rounded(triton_device: torch.device, monkeypatc
     monkeypatch.setattr(_preprocess_triton, "tf32_allowed", lambda: True)
     x = torch.tensor([1 + 2**-11, 1 + 3 * 2**-11, 1 + 2**-12, torch.nan, torch.inf]).view(5, 1, 1, 1).to(triton_device)
     weight = torch.ones(1, 1, 1, 1, device=triton_device)
-    rounded = forward(x, [weight], stride=1, moments=False)[0].flatten().cpu()
+    rounded = forward(PreprocessForward(x, [weight], stride=1, moments=False))[0].flatten().cpu()
     want = torch.tensor([1 + 2**-10, 1 + 2**-9, 1, torch.nan, torch.inf])
     assert torch.equal(rounded.nan_to_num(-1), want.nan_to_num(-1))
     monkeypatch.setattr(_preprocess_triton, "tf32_allowed", lambda: False)
-    exact = forward(x, [weight], stride=1, moments=False)[0].flatten().cpu()
+    exact = forward(PreprocessForward(x, [weight], stride=1, moments=False))[0].flatten().cpu()
     assert torch.equal(exact.nan_to_num(-1), x.flatten().cpu().nan_to_num(-1))
 
 
@@ -203,25 +204,27 @@ def test_the_gradient_is_added_where_it_is_wanted(triton_device: torch.device, s
     x, weights = inputs(2, 6, 10, 5, 5, stride)
     x = placed(laid_out(x, layout), triton_device)
     weights = [weight.to(triton_device) for weight in weights]
-    y = forward(x, weights, stride=stride)[0]
+    y = forward(PreprocessForward(x, weights, stride=stride))[0]
     g = placed(laid_out(torch.randn(y.shape, dtype=y.dtype), "slice of maps"), triton_device)
     alpha, beta, gamma = torch.randn(3, 10, dtype=torch.float64).to(triton_device)
-    fresh, dweights = backward(x, weights, g, y, alpha, beta, gamma, stride=stride)
+    fresh, dweights = backward(PreprocessBackward(x, weights, g, y, alpha, beta, gamma, stride=stride))
     assert fresh is not None and dweights is not None
     assert maps.is_maps(fresh) == (x.stride(1) == 1) and fresh.is_contiguous() != maps.is_maps(fresh)
     for target in LAYOUTS:
         before = laid_out(torch.randn(x.shape, dtype=x.dtype), target)
         dx = placed(laid_out(before.clone(), target), triton_device)
-        out, none = backward(x, weights, g, y, alpha, beta, gamma, stride=stride, dx=dx, need_weights=False)
+        out, none = backward(
+            PreprocessBackward(x, weights, g, y, alpha, beta, gamma, stride=stride, dx=dx, need_weights=False)
+        )
         assert out is dx and none is None
         torch.testing.assert_close(dx.cpu(), before + fresh.cpu())
         beyond = dx.as_strided((dx.untyped_storage().nbytes() // 8,), (1,), 0).cpu()
         assert int(beyond.isnan().sum()) == beyond.numel() - dx.numel()
-    none, again = backward(x, weights, g, y, alpha, beta, gamma, stride=stride, need_dx=False)
+    none, again = backward(PreprocessBackward(x, weights, g, y, alpha, beta, gamma, stride=stride, need_dx=False))
     assert none is None and again is not None
     assert all(map(torch.equal, again, dweights))
     args = (x, weights, g, y, alpha, beta, gamma)
-    assert backward(*args, stride=stride, need_dx=False, need_weights=False) == (None, None)
+    assert backward(PreprocessBackward(*args, stride=stride, need_dx=False, need_weights=False)) == (None, None)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -251,11 +254,15 @@ def test_meta_allocates_what_is_computed(triton_device: torch.device) -> None:
             given_weights = [weight.float().to(device) for weight in weights]
             found = seen.setdefault(device.type, [])
             with maps.observed(lambda t, found=found: found.append((t.shape, t.stride(), t.dtype))):
-                y, mean, _ = forward(given, given_weights, stride=stride)
+                y, mean, _ = forward(PreprocessForward(given, given_weights, stride=stride))
                 normalise_(y, mean, mean)
                 reduce(y, y)
-                backward(given, given_weights, y, y, mean, mean, mean, stride=stride)
-                backward(given, given_weights, y, None, mean, mean, mean, stride=stride, need_weights=False)
+                backward(PreprocessBackward(given, given_weights, y, y, mean, mean, mean, stride=stride))
+                backward(
+                    PreprocessBackward(
+                        given, given_weights, y, None, mean, mean, mean, stride=stride, need_weights=False
+                    )
+                )
             assert y.device.type == device.type
     assert seen["meta"] == seen[triton_device.type] and len(seen["meta"]) >= 20
 

@@ -64,9 +64,9 @@ def test_every_export_exists_and_is_documented() -> None:
 def test_primitives_say_their_window() -> None:
     for name, primitive in PRIMITIVES.items():
         assert primitive.name == name
-        window = re.search(r"_(\d)x(\d)$", name)
+        window, apart = re.search(r"_(\d)x(\d)(?:_d\d)?$", name), re.search(r"_d(\d)$", name)
         assert primitive.kernel == (max(map(int, window.groups())) if window else 1)
-        assert primitive.dilation == (2 if name.startswith("dil_") else 1)
+        assert primitive.dilation == (int(apart[1]) if apart else 2 if name.startswith("dil_") else 1)
     parametric = {name for name, primitive in PRIMITIVES.items() if not primitive.parameter_free}
     assert {name.split("_")[0] for name in parametric} == {"sep", "dil", "conv", "nor"}
 

@@ -21,6 +21,7 @@ from tolerance import assert_within
 from torch import Tensor
 
 from fastdarts.ops import _stencil_cpu, _stencil_cuda, maps
+from fastdarts.ops._records import StencilForward
 from fastdarts.reference.stencil import Conv
 from fastdarts.reference.stencil import stencil as reference
 
@@ -35,7 +36,7 @@ def forward(case: Case, inputs: Inputs, device: torch.device, **options: Any) ->
     sources = [cast(x, case.dtype).to(device) for x in inputs.sources]
     weights = [[weight.to(device) for weight in weights] for weights in (inputs.depthwise, inputs.pointwise)]
     statistics = {key: value.to(device) for key, value in inputs.keywords().items()}
-    ys, mean, var = _stencil_cuda.forward(sources, case.convs, *weights, **statistics, **options)
+    ys, mean, var = _stencil_cuda.forward(StencilForward(sources, case.convs, *weights, **statistics, **options))
     assert mean is not None and var is not None
     return [y.cpu() for y in ys], mean.cpu(), var.cpu()
 
@@ -179,7 +180,7 @@ def test_moments_are_those_of_what_is_stored(cuda_device: torch.device, channels
     x = maps.as_maps(x.to(cuda_device, dtype))
     weights = [torch.ones(channels, 1, 1, 1)], [torch.eye(channels)[:, :, None, None]]
     given = [[weight.to(cuda_device) for weight in each] for each in weights]
-    (y,), mean, var = _stencil_cuda.forward([x], [Conv(0, 1, 1, 1)], *given)
+    (y,), mean, var = _stencil_cuda.forward(StencilForward([x], [Conv(0, 1, 1, 1)], *given))
     assert mean is not None and var is not None and (dtype == torch.float32 or torch.equal(y, x))
     exact_var, exact_mean = torch.var_mean(y.double(), (0, 2, 3), correction=0)
     assert var[0, 1] == 0 and mean[0, 1] == 3
@@ -228,7 +229,9 @@ def test_on_meta_the_same_tensors_are_allocated(cuda_device: torch.device) -> No
         x, d, p, s, _ = vars(inputs.change(lambda tensor, device=device: tensor.to(device))).values()
         found: list[tuple[Any, ...]] = []
         with maps.observed(lambda tensor, found=found: found.append((tensor.shape, tensor.dtype))):
-            values = _stencil_cuda.forward([maps.as_maps(x.float()) for x in x], FOUR, d, p, mean=s[0], rstd=s[1])
+            values = _stencil_cuda.forward(
+                StencilForward([maps.as_maps(x.float()) for x in x], FOUR, d, p, mean=s[0], rstd=s[1])
+            )
         found += [(tensor.shape, tensor.stride(), tensor.dtype) for tensor in (*values[0], *values[1:])]
         seen.append(found)
     assert seen[0] == seen[1]
@@ -244,7 +247,10 @@ def test_the_cpu_agrees_without_moments(on_shim: ModuleType) -> None:
     case = Case(channels=5, convs=FOUR[:2])
     inputs = draw(case).change(torch.Tensor.float)
     given = [maps.as_maps(x) for x in inputs.sources], case.convs, inputs.depthwise, inputs.pointwise
-    (mine, *none), (right, *_) = _stencil_cuda.forward(*given, moments=False), _stencil_cpu.forward(*given)
+    (mine, *none), (right, *_) = (
+        _stencil_cuda.forward(StencilForward(*given, moments=False)),
+        _stencil_cpu.forward(StencilForward(*given)),
+    )
     exact, _, _ = evaluate(case, draw(case), torch.float64)
     assert none == [None, None]
     for i, y in enumerate(exact):

@@ -15,6 +15,7 @@ from tolerance import assert_within
 from torch import Tensor
 
 from fastdarts.ops import _stencil_cuda, maps
+from fastdarts.ops._records import StencilBackward
 from fastdarts.reference.stencil import Conv, stencil_backward
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -94,7 +95,7 @@ class Problem:
         statistics = {key: value.to(device) for key, value in self.statistics().items()}
         given = there(low.sources), self.case.convs, there(low.depthwise), there(low.pointwise)
         rest = there(low.gradients), there(self.ys), *(there(self.coefficients) or [])
-        got = _stencil_cuda.backward(*given, *rest, **statistics, dx=dx, weights=weights)  # type: ignore[arg-type]
+        got = _stencil_cuda.backward(StencilBackward(*given, *rest, **statistics, dx=dx, weights=weights))  # type: ignore[arg-type]
         return named(self.case, got)
 
 
@@ -238,7 +239,9 @@ def test_dy_does_not_cancel_where_means_are_large(where: torch.device) -> None:
     tensors = [x.abs() + 1, *(weight[0] for weight in weights), torch.zeros_like(y), y, one, -mean]
     source, spread, mix, g, y_there, one_there, gamma = (tensor.to(where) for tensor in tensors)
     got, *_ = _stencil_cuda.backward(
-        [source], [Conv(0, 1, 1, 1)], [spread], [mix], [g], [y_there], one_there, one_there, gamma, weights=False
+        StencilBackward(
+            [source], [Conv(0, 1, 1, 1)], [spread], [mix], [g], [y_there], one_there, one_there, gamma, weights=False
+        )
     )
     centred = y.double() - mean[0][:, None, None]
     assert_within("dx", got[0].cpu(), centred.float(), centred)

@@ -16,14 +16,17 @@ from fastdarts import use_backend
 from fastdarts._backend import native
 from fastdarts.errors import UserError
 from fastdarts.ops import maps
-from fastdarts.plan import SIDES
+from fastdarts.ops._records import StencilBackward, StencilForward
+from fastdarts.plan import CUDA_DILATIONS, DILATIONS, SIDES
 
 op = importlib.import_module("fastdarts.ops.stencil")
 launchers = importlib.import_module("fastdarts.ops._stencil_cpu")
 
 
 def test_the_core_has_the_windows_that_plans_have() -> None:
-    assert tuple(native().stencil_sides) == SIDES
+    core = native()
+    assert tuple(core.stencil_sides) == SIDES
+    assert (tuple(range(1, core.stencil_dilations + 1)), core.cuda_dilations) == (DILATIONS, CUDA_DILATIONS)
 
 
 @pytest.mark.parametrize("normalised", [False, True], ids=["plain", "normalised"])
@@ -80,8 +83,8 @@ def test_on_meta_the_same_tensors_are_allocated() -> None:
         statistics = dict(zip(("mean", "rstd"), s, strict=True))
         found = seen[device] = []
         with maps.observed(lambda tensor, found=found: found.append((tensor.shape, tensor.dtype))):
-            ys, *moments = launchers.forward(x, FOUR, d, p, **statistics)
-            out = launchers.backward(x, FOUR, d, p, g, ys, *[one.to(device)] * 3, **statistics)
+            ys, *moments = launchers.forward(StencilForward(x, FOUR, d, p, **statistics))
+            out = launchers.backward(StencilBackward(x, FOUR, d, p, g, ys, *[one.to(device)] * 3, **statistics))
         found += [(tensor.shape, tensor.stride(), tensor.dtype) for tensor in (*ys, *moments, *out[0], *out[1], out[3])]
     assert seen["cpu"] == seen["meta"]
 
@@ -107,7 +110,7 @@ REFUSED = {
     "two batches": (lambda: swapped("sources", 1, lambda x: x[:2]), "one number of images and one of channels"),
     "no such source": (lambda: swapped("convs", 0, lambda c: replace(c, source=2)), "source=2.*one of 2 sources"),
     "even kernel": (lambda: swapped("convs", 0, lambda c: replace(c, kernel=4)), "kernel=4.*kernel 1, 3, 5 or 7"),
-    "stride 3": (lambda: swapped("convs", 0, lambda c: replace(c, stride=3)), "dilation and stride 1 or 2"),
+    "stride 3": (lambda: swapped("convs", 0, lambda c: replace(c, stride=3)), "dilation 1 to 3, stride 1 or 2"),
     "another kernel": (lambda: swapped("depthwise", 0, lambda w: w[..., 1:]), r"depthwise has shape \[3, 1, 3, 2\]"),
     "another width": (lambda: swapped("pointwise", 0, lambda w: w[1:]), r"expected \[3, 3, 1, 1\] for 3 channels"),
     "few weights": (lambda: small() | {"pointwise": []}, "expected as many of each"),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from stencil_cases import EVERY, FOUR, Case, Inputs, cast, draw
+from stencil_cases import EVERY, FAR, FOUR, Case, Inputs, cast, draw
 from tolerance import assert_within
 from torch import Tensor
 
@@ -20,6 +20,7 @@ from fastdarts.reference.stencil import stencil_backward as reference_backward
 
 pytest.importorskip("triton")
 from fastdarts.ops import _stencil_triton as launchers
+from fastdarts.ops._records import StencilBackward, StencilForward
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory", "rounded")
 TWO = (Conv(0, 3, 1, 1), Conv(1, 5, 2, 2))
@@ -31,6 +32,7 @@ HOSTILE = {
     "float32, normalised": Case(channels=20, sizes=SIZES, convs=TWO, normalised=True, extra=12),
     "bfloat16": Case(channels=16, sizes=SIZES, convs=TWO, dtype=torch.bfloat16, extra=16),
     "bfloat16, normalised": Case(channels=4, sizes=SIZES, convs=TWO, dtype=torch.bfloat16, normalised=True),
+    "taps far apart": Case(count=1, channels=4, sizes=((8, 11),), convs=FAR[1:5], normalised=True),
     "float16": Case(channels=3, sizes=((9, 2), (1, 1)), convs=TWO, dtype=torch.float16, extra=1),
     "one pixel, one channel": Case(count=1, channels=1, sizes=((1, 1),), convs=(EVERY[0], EVERY[5])),
     "two programs' outputs": Case(count=1, channels=145, sizes=((2, 1),), convs=(Conv(0, 1, 1, 1),)),
@@ -77,7 +79,9 @@ class Given:
     def backward(self, ys: list[Tensor] | None, **more: Any) -> tuple[Any, ...]:
         alpha, beta, gamma = self.affine.to(self.gradients[0].device).unbind()
         beta = torch.zeros_like(beta) if ys is None else beta
-        return launchers.backward(*self.arguments, self.gradients, ys, alpha, beta, gamma, **self.statistics, **more)
+        return launchers.backward(
+            StencilBackward(*self.arguments, self.gradients, ys, alpha, beta, gamma, **self.statistics, **more)
+        )
 
     def dys(self, ys: list[Tensor] | None) -> list[Tensor]:
         """What the kernels form on the way, in float64."""
@@ -116,7 +120,7 @@ def given(request: pytest.FixtureRequest, triton_device: torch.device) -> Given:
 def test_parity(given: Given) -> None:
     """Values and moments, and gradients with y read and batch norms' coefficients folded in."""
     dtype = given.case.dtype
-    ys, mean, var = launchers.forward(*given.arguments, **given.statistics)
+    ys, mean, var = launchers.forward(StencilForward(*given.arguments, **given.statistics))
     exact, eager = (given.reference(reference, None, each) for each in (torch.float64, dtype))
     sizes = given.sizes(reference, None)
     for i, y in enumerate(ys):
@@ -176,7 +180,9 @@ def test_backward_does_not_cancel_where_means_are_large(triton_device: torch.dev
     weights = tuple([each.to(triton_device) for each in given] for given in weights)
     one = torch.ones(1, 8, dtype=torch.float64, device=triton_device)
     mean = y.double().mean((0, 2, 3))[None]
-    (dx,), *_ = launchers.backward([x], [Conv(0, 1, 1, 1)], *weights, [torch.zeros_like(y)], [y], one, one, -mean)
+    (dx,), *_ = launchers.backward(
+        StencilBackward([x], [Conv(0, 1, 1, 1)], *weights, [torch.zeros_like(y)], [y], one, one, -mean)
+    )
     centred = (y.double() - mean[0][:, None, None]).cpu()
     assert_within("dx", dx.cpu(), centred.float(), centred)
 
@@ -188,7 +194,7 @@ def test_moments_are_those_of_what_is_stored(dtype: torch.dtype, triton_device: 
     x[:, 1] = 3.0
     x = maps.as_maps(x.to(device=triton_device, dtype=dtype))
     eye = torch.eye(4, device=triton_device)[:, :, None, None]
-    (y,), mean, var = launchers.forward([x], [Conv(0, 1, 1, 1)], [torch.ones_like(eye[:, :1])], [eye])
+    (y,), mean, var = launchers.forward(StencilForward([x], [Conv(0, 1, 1, 1)], [torch.ones_like(eye[:, :1])], [eye]))
     assert torch.equal(y, x)
     exact = torch.var_mean(y.double(), (0, 2, 3), correction=0)
     assert var[0, 1] == 0 and mean[0, 1] == 3
@@ -210,7 +216,7 @@ def test_not_a_number_and_infinity_stay_where_eager_has_them(value: float, trito
     for sources in (given.low.sources, given.exact.sources):
         sources[0][1, 2, 4, 3] = value
         sources[1][0, 0, 0, 0] = -value
-    got, exact = launchers.forward(*given.arguments), given.reference(reference, None, torch.float32)
+    got, exact = launchers.forward(StencilForward(*given.arguments)), given.reference(reference, None, torch.float32)
     named = [*zip(got[0], exact[0], strict=True), *zip(got[1:], exact[1:], strict=True)]
     dx = given.reference(reference_backward, given.dys(None), torch.float32)[0]
     named += zip(given.backward(None)[0], dx, strict=True)
@@ -244,7 +250,7 @@ def test_sources_without_convolutions_and_calls_without(triton_device: torch.dev
     before = [x.clone() for x in kept]
     given.backward(None, dx=kept, weights=False)
     assert torch.equal(kept[0], before[0]) and not torch.equal(kept[1], before[1])
-    ys, mean, var = launchers.forward(given.low.sources, [], [], [])
+    ys, mean, var = launchers.forward(StencilForward(given.low.sources, [], [], []))
     assert ys == [] and mean.shape == var.shape == (0, 2)
 
 
@@ -261,7 +267,7 @@ def test_meta_allocates_the_same(normalised: bool, triton_device: torch.device) 
         moved.statistics = {key: value.to(device) for key, value in moved.statistics.items()}
         moved.affine = moved.affine.to(device)
         with maps.observed(lambda x: seen.append((x.shape, x.stride(), x.dtype))):
-            launchers.forward(*moved.arguments, **moved.statistics)
+            launchers.forward(StencilForward(*moved.arguments, **moved.statistics))
             moved.backward(None)
             moved.backward(moved.gradients, weights=False)
         return seen
@@ -278,4 +284,4 @@ def test_refusals(triton_device: torch.device) -> None:
         given.backward(None)
     sources, convs, depthwise, pointwise = given.arguments
     with pytest.raises(UserError, match="the weights of"):
-        launchers.forward(sources, [replace(conv, kernel=7) for conv in convs], depthwise, pointwise)
+        launchers.forward(StencilForward(sources, [replace(conv, kernel=7) for conv in convs], depthwise, pointwise))

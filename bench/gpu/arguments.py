@@ -8,8 +8,17 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from fastdarts.ops.mixed_sum import Edge
-from fastdarts.ops.stencil import Conv
+from fastdarts.ops._records import (
+    Conv,
+    Edge,
+    PreprocessBackward,
+    PreprocessForward,
+    StencilBackward,
+    StencilForward,
+    SumBackward,
+    SumForward,
+    SumReduce,
+)
 from fastdarts.plan import Call, Map, PoolShapes, PreprocessShapes, StencilShapes, SumShapes
 
 __all__ = ["prepared"]
@@ -91,15 +100,15 @@ class _Stencil:
             self.dx = [torch.zeros_like(make.map(source)) for source in shapes.sources] if shapes.add else None
 
     def forward(self) -> list[Tensor]:
-        ys, mean, var = self.launchers.forward(self.sources, self.convs, *self.weights, **self.statistics)
+        ys, mean, var = self.launchers.forward(
+            StencilForward(self.sources, self.convs, *self.weights, **self.statistics)
+        )
         return [*ys, mean, var]
 
     def backward(self) -> list[Tensor]:
+        given = (self.sources, self.convs, *self.weights, self.g, self.ys, *self.coefficients)
         dx, depthwise, pointwise, *sums = self.launchers.backward(
-            *(self.sources, self.convs, *self.weights, self.g, self.ys, *self.coefficients),
-            **self.statistics,
-            dx=self.dx,
-            weights=self.shapes.weights,
+            StencilBackward(*given, **self.statistics, dx=self.dx, weights=self.shapes.weights)
         )
         # What is added up from call to call grows, and says nothing.
         found = [] if self.shapes.add else list(dx)
@@ -125,26 +134,19 @@ class _Sum:
         self.bypass = make.positive(count) if shapes.partial > 1 else None
 
     def forward(self) -> list[Tensor]:
-        self.launchers.forward(
-            *(self.out, self.ys, self.rstd, None, self.sources, self.edges, self.free[0], self.bypass),
-            self.shapes.partial,
-            mean=self.mean,
-            pool_mean=self.pools[0],
-        )
+        given = (self.out, self.ys, self.rstd, None, self.sources, self.edges, self.free[0], self.bypass)
+        self.launchers.forward(SumForward(*given, self.shapes.partial, mean=self.mean, pool_mean=self.pools[0]))
         return [self.out]
 
     def reduce(self) -> list[Tensor]:
-        found = self.launchers.reduce(
-            *(self.g, self.ys, self.mean, self.rstd, self.sources, self.edges, *self.pools, self.shapes.partial)
-        )
+        given = (self.g, self.ys, self.mean, self.rstd, self.sources, self.edges, *self.pools)
+        found = self.launchers.reduce(SumReduce(*given, self.shapes.partial))
         bypass = [] if found.bypass is None else [found.bypass]
         return [found.total, found.products, found.free, *bypass]
 
     def backward(self) -> list[Tensor]:
-        self.launchers.backward(
-            *(self.unshuffled, self.sources, self.edges, *self.free, self.bypass, self.dx, self.shapes.partial),
-            pool_mean=self.pools[0],
-        )
+        given = (self.unshuffled, self.sources, self.edges, *self.free, self.bypass, self.dx)
+        self.launchers.backward(SumBackward(*given, self.shapes.partial, pool_mean=self.pools[0]))
         return []
 
 
@@ -160,7 +162,7 @@ class _Preprocess:
         self.dx = torch.zeros_like(self.x) if shapes.add else None
 
     def forward(self) -> list[Tensor]:
-        return list(self.launchers.forward(self.x, self.weights, stride=self.shapes.stride))
+        return list(self.launchers.forward(PreprocessForward(self.x, self.weights, self.shapes.stride)))
 
     def normalise_(self) -> list[Tensor]:
         self.launchers.normalise_(self.y, self.mean, self.rstd)
@@ -170,11 +172,6 @@ class _Preprocess:
         return list(self.launchers.reduce(self.g, self.y))
 
     def backward(self) -> list[Tensor]:
-        coefficients = self.rstd, self.mean, self.gamma
-        dx, weights = self.launchers.backward(
-            *(self.x, self.weights, self.g, self.y, *coefficients),
-            stride=self.shapes.stride,
-            dx=self.dx,
-            need_weights=self.shapes.weights,
-        )
+        given = (self.x, self.weights, self.g, self.y, self.rstd, self.mean, self.gamma, self.shapes.stride)
+        dx, weights = self.launchers.backward(PreprocessBackward(*given, dx=self.dx, need_weights=self.shapes.weights))
         return [*([] if self.shapes.add else [dx]), *(weights or ())]

@@ -17,6 +17,16 @@ using namespace py::literals;
 using Sources = std::vector<SourceTuple>;
 using Convs = std::vector<ConvTuple>;
 
+// What the CUDA kernels have: the Python side gives the rest to Triton.
+template <typename T>
+struct CudaCall : StencilCall<T> {
+    CudaCall(std::int64_t count, std::int64_t channels, const Sources& sources, const Convs& given)
+        : StencilCall<T>(count, channels, sources, given, 1) {
+        for (const StencilConv& conv : this->convs)
+            require(conv.dilation <= kCudaDilations, "stencil: there is no CUDA kernel for a window");
+    }
+};
+
 cuda::Launch launch_on(bool tf32, int device, std::int64_t stream) {
     return {tf32, device, reinterpret_cast<void*>(static_cast<Address>(stream))};
 }
@@ -25,7 +35,7 @@ template <typename T>
 void forward(std::int64_t count, std::int64_t channels, const Sources& sources, const Convs& convs, std::int64_t mean,
              std::int64_t rstd, std::int64_t y_mean, std::int64_t y_var, std::int64_t scratch, std::int64_t bytes,
              bool tf32, int device, std::int64_t stream) {
-    StencilCall<T> call(count, channels, sources, convs, 1);
+    CudaCall<T> call(count, channels, sources, convs);
     call.forward(mean, rstd, y_mean, y_var);
     call.scratch(scratch, bytes, cuda::stencil_forward_scratch<T>(call.stencil));
     cuda::stencil_forward<T>(call.stencil, launch_on(tf32, device, stream));
@@ -36,7 +46,7 @@ void backward(std::int64_t count, std::int64_t channels, const Sources& sources,
               std::int64_t rstd, std::int64_t alpha, std::int64_t beta, std::int64_t gamma, std::int64_t sums,
               std::int64_t products, bool weights, bool add, std::int64_t scratch, std::int64_t bytes, bool tf32,
               int device, std::int64_t stream) {
-    StencilCall<T> call(count, channels, sources, convs, 1);
+    CudaCall<T> call(count, channels, sources, convs);
     call.backward(mean, rstd, alpha, beta, gamma, sums, products, weights, add);
     call.scratch(scratch, bytes, cuda::stencil_backward_scratch<T>(call.stencil));
     cuda::stencil_backward<T>(call.stencil, launch_on(tf32, device, stream));
@@ -44,14 +54,14 @@ void backward(std::int64_t count, std::int64_t channels, const Sources& sources,
 
 template <typename T>
 std::int64_t forward_scratch(std::int64_t count, std::int64_t channels, const Sources& sources, const Convs& convs) {
-    return cuda::stencil_forward_scratch<T>(StencilCall<T>(count, channels, sources, convs, 1).stencil);
+    return cuda::stencil_forward_scratch<T>(CudaCall<T>(count, channels, sources, convs).stencil);
 }
 
 template <typename T>
 std::int64_t backward_scratch(std::int64_t count, std::int64_t channels, const Sources& sources, const Convs& convs,
                               bool normalised, bool weights) {
     static const double any = 0;
-    StencilCall<T> call(count, channels, sources, convs, 1);
+    CudaCall<T> call(count, channels, sources, convs);
     call.stencil.mean = normalised ? &any : nullptr;
     call.stencil.weights = weights;
     return cuda::stencil_backward_scratch<T>(call.stencil);

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -11,6 +9,7 @@ from fastdarts.ops import maps
 from fastdarts.ops._cell_forward import Work
 from fastdarts.ops._cell_given import Asked
 from fastdarts.ops._cell_layout import Call, Gradients, Node
+from fastdarts.ops._records import PreprocessBackward, StencilBackward, SumBackward, SumReduce
 
 __all__ = ["Backward"]
 
@@ -115,32 +114,25 @@ class Backward:
             shape = (len(inputs.edges), 3, work.layout.plan.mixed)
             alpha, beta, gamma = rows.index_select(1, inputs.rows).view(3, *shape).unbind()
             work.engine.mixed_sum.backward(
-                g,
-                work.sources(inputs),
-                inputs.edges,
-                alpha,
-                beta,
-                gamma,
-                work.bypasses(inputs),
-                [self._buffer(source) for source in inputs.sources],
-                work.layout.plan.partial,
-                pool_mean=mean.index_select(0, inputs.rows).view(shape)[:, 1:],
+                SumBackward(
+                    g,
+                    work.sources(inputs),
+                    inputs.edges,
+                    *(alpha, beta, gamma),
+                    bypass=work.bypasses(inputs),
+                    dx=[self._buffer(source) for source in inputs.sources],
+                    partial=work.layout.plan.partial,
+                    pool_mean=mean.index_select(0, inputs.rows).view(shape)[:, 1:],
+                )
             )
 
     def _reduce(self, node: Node, g: Tensor, mean: Tensor, rstd: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The node's gradient as the candidates see it, G [C'] and Q [rows, C']."""
         work, inputs, count = self.work, node.inputs, len(node.terms)
         plan = work.layout.plan
-        found = work.engine.mixed_sum.reduce(
-            g,
-            work.terms(node),
-            mean[:count],
-            rstd[:count],
-            work.sources(inputs),
-            inputs.edges,
-            *(work.free(each, node)[:, 1:] for each in (mean, rstd)),
-            plan.partial,
-        )
+        pool_mean, pool_rstd = (work.free(each, node)[:, 1:] for each in (mean, rstd))
+        given = (g, work.terms(node), mean[:count], rstd[:count], work.sources(inputs), inputs.edges)
+        found = work.engine.mixed_sum.reduce(SumReduce(*given, pool_mean, pool_rstd, plan.partial))
         products = torch.cat([found.products, found.free.view(-1, plan.mixed)])
         if self.asked.weights:
             self._weights.append((node.weights, products.sum(1)))
@@ -164,7 +156,7 @@ class Backward:
         if not self.training:
             return torch.stack([scale, *[torch.zeros_like(scale)] * 2])
         pixels = g.shape[0] * g.shape[2] * g.shape[3]
-        gradient: Callable[..., Tensor] = self.work.engine.coefficients.gradient
+        gradient = self.work.engine.coefficients.gradient
         return gradient(scale, rstd, mean, total, products, pixels=pixels, stored=stored)
 
     def _values(self, call: Call) -> list[Tensor] | None:
@@ -176,19 +168,16 @@ class Backward:
         alpha, beta, gamma = rows.index_select(1, index).unbind()
         mean, rstd = work.rows(call.normalised)
         inner, depthwise, pointwise, sums, products = work.engine.stencil.backward(
-            [work.values[row] for row in call.sources],
-            call.convs,
-            [work.parameters[place] for place in call.depthwise],
-            [work.parameters[place] for place in call.pointwise],
-            [g] * len(call.convs),
-            self._values(call),
-            alpha,
-            beta,
-            gamma,
-            mean=mean,
-            rstd=rstd,
-            dx=None,
-            weights=self.asked.parameters,
+            StencilBackward(
+                [work.values[row] for row in call.sources],
+                call.convs,
+                [work.parameters[place] for place in call.depthwise],
+                [work.parameters[place] for place in call.pointwise],
+                [g] * len(call.convs),
+                self._values(call),
+                *(alpha, beta, gamma, mean, rstd),
+                weights=self.asked.parameters,
+            )
         )
         self._store(call, depthwise, pointwise)
         work.forget(call.rows)
@@ -200,17 +189,17 @@ class Backward:
         work = self.work
         alpha, beta, gamma = rows.index_select(1, calls.first_rows).unbind()
         _, depthwise, pointwise, _, _ = work.engine.stencil.backward(
-            [work.mixed(work.states[source]) for source in call.sources],
-            call.convs,
-            [work.parameters[place] for place in call.depthwise],
-            [work.parameters[place] for place in call.pointwise],
-            [g if place is None else inner[place] for place in calls.inner],
-            self._values(call),
-            alpha,
-            beta,
-            gamma,
-            dx=[work.mixed(self._buffer(source)) for source in call.sources],
-            weights=self.asked.parameters,
+            StencilBackward(
+                [work.mixed(work.states[source]) for source in call.sources],
+                call.convs,
+                [work.parameters[place] for place in call.depthwise],
+                [work.parameters[place] for place in call.pointwise],
+                [g if place is None else inner[place] for place in calls.inner],
+                self._values(call),
+                *(alpha, beta, gamma),
+                dx=[work.mixed(self._buffer(source)) for source in call.sources],
+                weights=self.asked.parameters,
+            )
         )
         self._store(call, depthwise, pointwise)
 
@@ -224,17 +213,16 @@ class Backward:
         for reduction, row in zip(calls.reductions, calls.reduction_rows, strict=True):
             alpha, beta, gamma = rows[:, row].unbind()
             _, found = work.engine.preprocess.backward(
-                work.mixed(work.states[reduction.source]),
-                [work.parameters[place] for place in reduction.weights],
-                g,
-                work.values[reduction.norm] if self.training else None,
-                alpha,
-                beta,
-                gamma,
-                stride=2,
-                dx=work.mixed(self._buffer(reduction.source)),
-                need_dx=True,
-                need_weights=self.asked.parameters,
+                PreprocessBackward(
+                    work.mixed(work.states[reduction.source]),
+                    [work.parameters[place] for place in reduction.weights],
+                    g,
+                    work.values[reduction.norm] if self.training else None,
+                    *(alpha, beta, gamma),
+                    stride=2,
+                    dx=work.mixed(self._buffer(reduction.source)),
+                    need_weights=self.asked.parameters,
+                )
             )
             for place, each in zip(reduction.weights, found or (), strict=False):
                 self._parameters[place] = each

@@ -11,6 +11,7 @@ from torch import Tensor
 from fastdarts.ops import maps
 from fastdarts.ops._cell_layout import Call, Inputs, Layout, Node, Values
 from fastdarts.ops._engine import Engine
+from fastdarts.ops._records import PreprocessForward, StencilForward, SumForward
 
 __all__ = ["Statistics", "Work", "run"]
 
@@ -102,15 +103,12 @@ class Work:
     def rows(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """mean and rstd [K, C'] of some norms."""
         known = self.statistics.known_so_far()
-        found: tuple[Tensor, Tensor] = self.engine.coefficients.rows(*known, index, self.statistics.eps)
-        return found
+        return self.engine.coefficients.rows(*known, index, self.statistics.eps)
 
     def mixing(self, node: Node) -> tuple[Tensor, Tensor, Tensor]:
         """scale = weight * rstd, mean and rstd [rows, C'] of a node."""
         given = (*self.statistics.known_so_far(), node.norms, self.weights, node.weights)
-        mixing = self.engine.coefficients.mixing
-        found: tuple[Tensor, Tensor, Tensor] = mixing(*given, self.statistics.eps)
-        return found
+        return self.engine.coefficients.mixing(*given, self.statistics.eps)
 
     def free(self, rows: Tensor, node: Node) -> Tensor:
         """The rows of a node's in-edges themselves, [E, 3, C']: skip, max pool, average pool."""
@@ -128,9 +126,8 @@ class Work:
         for reduction in stage.reductions:
             x = self.mixed(self.states[reduction.source])
             weights = [self.parameters[place] for place in reduction.weights]
-            self.values[reduction.norm], mean, var = self.engine.preprocess.forward(
-                x, weights, stride=2, moments=moments
-            )
+            record = PreprocessForward(x, weights, stride=2, moments=moments)
+            self.values[reduction.norm], mean, var = self.engine.preprocess.forward(record)
             if mean is not None and var is not None:
                 self.statistics.add(mean.unsqueeze(0), var.unsqueeze(0))
         if moments:
@@ -153,9 +150,8 @@ class Work:
         depthwise = [self.parameters[place] for place in call.depthwise]
         pointwise = [self.parameters[place] for place in call.pointwise]
         moments = not self.statistics.complete
-        ys, y_mean, y_var = self.engine.stencil.forward(
-            sources, call.convs, depthwise, pointwise, mean=mean, rstd=rstd, moments=moments
-        )
+        record = StencilForward(sources, call.convs, depthwise, pointwise, mean, rstd, moments)
+        ys, y_mean, y_var = self.engine.stencil.forward(record)
         self.values.update(zip(call.rows, ys, strict=True))
         if y_mean is not None and y_var is not None:
             self.statistics.add(y_mean, y_var)
@@ -197,15 +193,17 @@ def _mix(work: Work, node: Node, out: Tensor) -> None:
     count, inputs = len(node.terms), node.inputs
     scale, mean, _ = work.mixing(node)
     work.engine.mixed_sum.forward(
-        out,
-        work.terms(node),
-        scale[:count],
-        None,
-        work.sources(inputs),
-        inputs.edges,
-        work.free(scale, node),
-        work.bypasses(inputs),
-        work.layout.plan.partial,
-        mean=mean[:count],
-        pool_mean=work.free(mean, node)[:, 1:],
+        SumForward(
+            out,
+            work.terms(node),
+            scale=scale[:count],
+            bias=None,
+            sources=work.sources(inputs),
+            edges=inputs.edges,
+            free=work.free(scale, node),
+            bypass=work.bypasses(inputs),
+            partial=work.layout.plan.partial,
+            mean=mean[:count],
+            pool_mean=work.free(mean, node)[:, 1:],
+        )
     )

@@ -15,8 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastdarts.ops.mixed_sum import Edge
-from fastdarts.ops.stencil import Conv
+from fastdarts.ops._records import Conv, Edge
 from fastdarts.plan import (
     CellPlan,
     InEdge,

@@ -1,7 +1,4 @@
-"""Launchers of mixed_sum's Triton kernels: the functions of `_mixed_sum_cpu.py`, whose docstrings are theirs.
-
-Maps on cuda, on meta (the same is allocated, nothing launched), or on the CPU where Triton interprets; float16 too.
-"""
+"""The launchers of mixed_sum (`SumLaunchers`) in Triton; on the CPU where Triton interprets."""
 
 from __future__ import annotations
 
@@ -17,9 +14,9 @@ from fastdarts.kernels import mixed_sum_backward as backward_kernels
 from fastdarts.kernels import mixed_sum_moments as moment_kernels
 from fastdarts.kernels import mixed_sum_reduce as reduce_kernels
 from fastdarts.ops import maps
-from fastdarts.ops._mixed_sum_cpu import Edge, Reduced
+from fastdarts.ops._records import Edge, SumBackward, SumForward, SumReduce, SumReduced
 
-__all__ = ["Edge", "Reduced", "backward", "forward", "pool_moments", "reduce"]
+__all__ = ["backward", "forward", "pool_moments", "reduce"]
 
 _Given = TypeVar("_Given", Tensor, Tensor | None)
 
@@ -36,26 +33,13 @@ _TERMS = 8  # that a program of reduce adds up at once
 _FOLD = 2048  # elements that a program of a fold reads at once
 
 
-def forward(
-    out: Tensor,
-    ys: Sequence[Tensor],
-    scale: Tensor,
-    bias: Tensor | None,
-    sources: Sequence[Tensor],
-    edges: Sequence[Edge],
-    free: Tensor,
-    bypass: Tensor | None,
-    partial: int,
-    *,
-    mean: Tensor | None = None,
-    pool_mean: Tensor | None = None,
-) -> None:
-    """Write a node: see `_mixed_sum_cpu.forward`."""
+def forward(given: SumForward) -> None:
+    out, sources, edges, partial = given.out, given.sources, given.edges, given.partial
     n, channels, height, width = out.shape
     mixed = channels // partial
-    ys = [maps.as_dense_maps(y) for y in ys]
-    scale, free = map(_coefficients, (scale, free))
-    mean, bias, pool_mean, bypass = map(_coefficients, (mean, bias, pool_mean, bypass))
+    ys = [maps.as_dense_maps(y) for y in given.ys]
+    scale, free = map(_coefficients, (given.scale, given.free))
+    mean, bias, pool_mean, bypass = map(_coefficients, (given.mean, given.bias, given.pool_mean, given.bypass))
     if out.is_meta:
         return
     pixels = [maps.pixel_stride(x) for x in sources]
@@ -78,32 +62,22 @@ def forward(
     )
 
 
-def reduce(
-    g: Tensor,
-    ys: Sequence[Tensor],
-    mean: Tensor,
-    rstd: Tensor,
-    sources: Sequence[Tensor],
-    edges: Sequence[Edge],
-    pool_mean: Tensor,
-    pool_rstd: Tensor,
-    partial: int,
-) -> Reduced:
-    """Sums of a node's gradient with each of its candidates: see `_mixed_sum_cpu.reduce`."""
+def reduce(given: SumReduce) -> SumReduced:
+    g, sources, edges, partial = given.g, given.sources, given.edges, given.partial
     n, channels, height, width = g.shape
     mixed, count = channels // partial, len(edges)
     unshuffled = g if partial == 1 else maps.empty_maps(n, channels, height, width, like=g)
-    total, products, free = _sums(g, mixed), _sums(g, len(ys), mixed), _sums(g, count, 3, mixed)
+    total, products, free = _sums(g, mixed), _sums(g, len(given.ys), mixed), _sums(g, count, 3, mixed)
     bypass = None if partial == 1 else _sums(g, count)
-    ys = [maps.as_dense_maps(y) for y in ys]
-    mean, rstd, pool_mean, pool_rstd = map(_coefficients, (mean, rstd, pool_mean, pool_rstd))
+    ys = [maps.as_dense_maps(y) for y in given.ys]
+    mean, rstd, pool_mean, pool_rstd = map(_coefficients, (given.mean, given.rstd, given.pool_mean, given.pool_rstd))
     pixels = n * height * width
     rows, columns, tiles, slots = _tiles(pixels, mixed)
     _, grid = _images(n, height * width * mixed, partial, _TILE)
     bypasses = 0 if partial == 1 else grid[0] * grid[1]
     scratch = _sums(g, (1 + len(ys) + 3 * count) * slots * mixed + count * bypasses)
     if g.is_meta:
-        return Reduced(unshuffled, total, products, free, bypass)
+        return SumReduced(unshuffled, total, products, free, bypass)
 
     geometry = [_geometry(x, edge, height, width) for x, edge in zip(sources, edges, strict=True)]
     if partial > 1:
@@ -141,7 +115,7 @@ def reduce(
         BS=_FOLD // fold_columns,
         BC=fold_columns,
     )
-    return Reduced(unshuffled, total, products, free, bypass)
+    return SumReduced(unshuffled, total, products, free, bypass)
 
 
 def _unshuffle(
@@ -171,24 +145,12 @@ def _unshuffle(
     )
 
 
-def backward(
-    g: Tensor,
-    sources: Sequence[Tensor],
-    edges: Sequence[Edge],
-    alpha: Tensor,
-    beta: Tensor,
-    gamma: Tensor,
-    bypass: Tensor | None,
-    dx: Sequence[Tensor],
-    partial: int,
-    *,
-    pool_mean: Tensor | None = None,
-) -> None:
-    """Add a node's gradient to those of its sources: see `_mixed_sum_cpu.backward`."""
+def backward(given: SumBackward) -> None:
+    g, sources, edges, dx, partial = given.g, given.sources, given.edges, given.dx, given.partial
     n, channels, height, width = g.shape
     mixed = channels // partial
-    alpha, beta, gamma = map(_coefficients, (alpha, beta, gamma))
-    pool_mean, bypass = map(_coefficients, (pool_mean, bypass))
+    alpha, beta, gamma = map(_coefficients, (given.alpha, given.beta, given.gamma))
+    pool_mean, bypass = map(_coefficients, (given.pool_mean, given.bypass))
     if g.is_meta:
         return
     geometry = [_geometry(x, edge, height, width) for x, edge in zip(sources, edges, strict=True)]
@@ -219,7 +181,6 @@ def backward(
 
 
 def pool_moments(x: Tensor, stride: int, *, max_pool: bool, avg_pool: bool) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance of the 3x3 pools of a source: see `_mixed_sum_cpu.pool_moments`."""
     n, channels, height, width = x.shape
     mean, var = (_sums(x, 2, channels) for _ in range(2))
     out_height, out_width = -(-height // stride), -(-width // stride)

@@ -1,7 +1,4 @@
-"""The launchers of preprocess: allocation and addresses, no checks; the fused cell calls them past torch's dispatcher.
-
-All tensors are on the CPU, or on meta: then the very same tensors are allocated and no kernel runs.
-"""
+"""The launchers of preprocess (`PreprocessLaunchers`) on a CPU: allocate, and call the native core; no checks."""
 
 from __future__ import annotations
 
@@ -14,29 +11,17 @@ from torch import Tensor
 from fastdarts._backend import native, native_failure
 from fastdarts.ops import maps
 from fastdarts.ops._checks import dtype_name
+from fastdarts.ops._records import PreprocessBackward, PreprocessForward
 
 __all__ = ["backward", "forward", "normalise_", "reduce"]
 
 
-def forward(
-    x: Tensor, weights: Sequence[Tensor], *, stride: int, moments: bool = True
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """The convolution before its batch norm, with its statistics: `y = W relu(x)`.
-
-    Args:
-        x: [N, C_in, H, W], float32 | bfloat16 | float64, any strides; read as it lies, fastest as maps.
-        weights: one [C_out, C_in, 1, 1], or at stride 2 the two halves' (one where there is one output), floating.
-        stride: 1 or 2, pixels.
-        moments: whether to take the statistics.
-
-    Returns:
-        (y [N, C_out, ceil(H / stride), ceil(W / stride)], the dtype of x, channels_last; its mean [C_out], float64; its
-        biased variance [C_out], float64); None for the statistics where not asked.
-    """
+def forward(given: PreprocessForward) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    x, weights, stride = given.x, given.weights, given.stride
     sizes, outputs = _sizes(x, stride), outputs_of(weights)
     channels = sum(outputs)
     y = maps_out(x, channels, stride)
-    mean, var = statistics(channels, x) if moments else (None, None)
+    mean, var = statistics(channels, x) if given.moments else (None, None)
     core, threads = _core(), torch.get_num_threads()
     scratch = _scratch(
         core.preprocess_forward_scratch(sizes=sizes, outputs=outputs, element=_element(x), threads=threads), x
@@ -60,13 +45,6 @@ def forward(
 
 
 def normalise_(y: Tensor, mean: Tensor, rstd: Tensor) -> None:
-    """Normalise in place: `y = (y - mean) * rstd`.
-
-    Args:
-        y: [N, C, H, W], float32 | bfloat16 | float64, channels_last.
-        mean: [C], floating.
-        rstd: [C], floating.
-    """
     if y.is_meta:
         return
     mean, rstd = _as_arithmetic((mean, rstd), y)
@@ -81,15 +59,6 @@ def normalise_(y: Tensor, mean: Tensor, rstd: Tensor) -> None:
 
 
 def reduce(g: Tensor, xhat: Tensor) -> tuple[Tensor, Tensor]:
-    """The two sums of a batch norm's backward pass: `sum g` and `sum g * xhat` over N, H and W.
-
-    Args:
-        g: maps [N, C, H, W], float32 | bfloat16 | float64.
-        xhat: maps [N, C, H, W], the dtype of g.
-
-    Returns:
-        (total [C], products [C]), float64.
-    """
     channels, pixels = g.shape[1], g.numel() // g.shape[1]
     total, products = statistics(channels, g)
     core = _core()
@@ -109,42 +78,9 @@ def reduce(g: Tensor, xhat: Tensor) -> tuple[Tensor, Tensor]:
     return total, products
 
 
-def backward(
-    x: Tensor,
-    weights: Sequence[Tensor],
-    g: Tensor,
-    y: Tensor | None,
-    alpha: Tensor,
-    beta: Tensor,
-    gamma: Tensor,
-    *,
-    stride: int,
-    dx: Tensor | None = None,
-    need_dx: bool = True,
-    need_weights: bool = True,
-) -> tuple[Tensor | None, list[Tensor] | None]:
-    """The gradients of the convolution, the batch norm's applied on the fly: `dy = alpha g + beta y + gamma`.
-
-    `dx = W^T dy` where `x > 0`, else 0; `dW = sum over pixels of dy relu(x)^T`.
-
-    Args:
-        x: as in :func:`forward`.
-        weights: as in :func:`forward`.
-        g: maps [N, C_out, H', W'], the dtype of x.
-        y: maps [N, C_out, H', W'], the dtype of x: whatever beta multiplies, y or xhat; None for beta = 0, as in
-            evaluation, where an infinite y must not matter.
-        alpha: [C_out], floating; so are beta and gamma.
-        beta: unread where y is None.
-        gamma: the constant part.
-        stride: 1 or 2, pixels.
-        dx: what to add the input's gradient to, the shape and dtype of x, any strides; None for a fresh tensor in the
-            memory format of x.
-        need_dx: False leaves the input's gradient out.
-        need_weights: False leaves the weights' gradients out.
-
-    Returns:
-        (dx or None, the weights' gradients or None): float32, or float64 for float64, in the shapes of the weights.
-    """
+def backward(given: PreprocessBackward) -> tuple[Tensor | None, list[Tensor] | None]:
+    x, weights, g, y, stride, dx = given.x, given.weights, given.g, given.y, given.stride, given.dx
+    need_dx, need_weights = given.need_dx, given.need_weights
     sizes, outputs, add = _sizes(x, stride), outputs_of(weights), dx is not None
     if need_dx and dx is None:
         dx = empty_as(x)
@@ -159,7 +95,7 @@ def backward(
     )
     scratch = _scratch(need, x)
     if not x.is_meta and (need_dx or need_weights):
-        coefficients, packed = _as_arithmetic((alpha, beta, gamma), x), _as_arithmetic(weights, x)
+        coefficients, packed = _as_arithmetic((given.alpha, given.beta, given.gamma), x), _as_arithmetic(weights, x)
         _kernel(core, "backward", x)(
             sizes=sizes,
             outputs=outputs,

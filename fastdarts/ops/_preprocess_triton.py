@@ -1,7 +1,6 @@
-"""The launchers of preprocess for a GPU, in Triton.
+"""The launchers of preprocess (`PreprocessLaunchers`) in Triton; on the CPU where Triton interprets.
 
-What they compute and their arguments: `fastdarts.ops._preprocess_cpu`; tensors on cuda, on meta (allocated, not
-computed), or on the CPU where Triton interprets. Weights, statistics and coefficients are converted as they are read.
+Weights, statistics and coefficients are converted as they are read.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from fastdarts.kernels.preprocess import power_of_two
 from fastdarts.ops import maps
 from fastdarts.ops._engine import tf32_allowed
 from fastdarts.ops._preprocess_cpu import empty_as, maps_out, outputs_of, statistics
+from fastdarts.ops._records import PreprocessBackward, PreprocessForward
 
 __all__ = ["backward", "forward", "normalise_", "reduce"]
 
@@ -37,9 +37,8 @@ class _Walk(NamedTuple):
     align: int
 
 
-def forward(
-    x: Tensor, weights: Sequence[Tensor], *, stride: int, moments: bool = True
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
+def forward(given: PreprocessForward) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    x, weights, stride, moments = given.x, given.weights, given.stride, given.moments
     outputs = outputs_of(weights)
     channels = sum(outputs)
     y = maps_out(x, channels, stride)
@@ -110,20 +109,9 @@ def reduce(g: Tensor, xhat: Tensor) -> tuple[Tensor, Tensor]:
     return total, products
 
 
-def backward(
-    x: Tensor,
-    weights: Sequence[Tensor],
-    g: Tensor,
-    y: Tensor | None,
-    alpha: Tensor,
-    beta: Tensor,
-    gamma: Tensor,
-    *,
-    stride: int,
-    dx: Tensor | None = None,
-    need_dx: bool = True,
-    need_weights: bool = True,
-) -> tuple[Tensor | None, list[Tensor] | None]:
+def backward(given: PreprocessBackward) -> tuple[Tensor | None, list[Tensor] | None]:
+    x, weights, g, y, stride, dx = given.x, given.weights, given.g, given.y, given.stride, given.dx
+    need_dx, need_weights = given.need_dx, given.need_weights
     outputs, inputs, add = outputs_of(weights), x.shape[1], dx is not None
     if need_dx and dx is None:
         dx = empty_as(x)
@@ -153,7 +141,7 @@ def backward(
                 *_both(weights),
                 g,
                 values,
-                *(each.contiguous() for each in (alpha, beta, gamma)),
+                *(each.contiguous() for each in (given.alpha, given.beta, given.gamma)),
                 *walk[:4],
                 *dx_walk[:4],
                 *pixel_strides,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,11 +13,9 @@ from torch import Tensor
 from fastdarts.errors import UserError
 from fastdarts.ops import maps
 from fastdarts.ops._checks import dtype_name
-from fastdarts.reference.stencil import Conv
+from fastdarts.ops._records import Conv, StencilBackward, StencilForward, StencilGradients
 
-__all__ = ["Arguments", "Call", "Gradients", "empty_ys"]
-
-Gradients: TypeAlias = "tuple[list[Tensor], list[Tensor] | None, list[Tensor] | None, Tensor | None, Tensor | None]"
+__all__ = ["Arguments", "Call", "empty_ys"]
 
 
 class Arguments:
@@ -29,23 +27,18 @@ class Arguments:
         inner, outer: height and width of each source, and of each convolution's result.
     """
 
-    def __init__(
-        self,
-        sources: Sequence[Tensor],
-        convs: Sequence[Conv],
-        depthwise: Sequence[Tensor],
-        pointwise: Sequence[Tensor],
-        mean: Tensor | None,
-        rstd: Tensor | None,
-    ) -> None:
+    def __init__(self, given: StencilForward | StencilBackward) -> None:
+        sources, convs = given.sources, given.convs
         self.sources, self.convs = sources, convs
         self.count, self.channels = sources[0].shape[:2]
         self.dtype, self.device = sources[0].dtype, sources[0].device
         self.arithmetic = maps.arithmetic(self.dtype)
-        self.weights = [[maps.plain(weight, self.arithmetic) for weight in given] for given in (depthwise, pointwise)]
+        self.weights = [
+            [maps.plain(weight, self.arithmetic) for weight in each] for each in (given.depthwise, given.pointwise)
+        ]
         self.statistics = [
-            None if given is None else self.vectors(name, given, len(sources))
-            for name, given in (("mean", mean), ("rstd", rstd))
+            None if each is None else self.vectors(name, each, len(sources))
+            for name, each in (("mean", given.mean), ("rstd", given.rstd))
         ]
         square = (self.channels, self.channels, 1, 1)
         for conv, spread, mix in zip(convs, *self.weights, strict=True):
@@ -62,9 +55,9 @@ class Arguments:
             raise UserError(f"stencil: {name} has shape {list(given.shape)}, {given.dtype}", f"{list(shape)}, float64")
         return given.detach().contiguous()
 
-    def affine(self, alpha: Tensor, beta: Tensor, gamma: Tensor) -> list[Tensor]:
+    def affine(self, given: StencilBackward) -> list[Tensor]:
         """The coefficients of backward."""
-        named = (("alpha", alpha), ("beta", beta), ("gamma", gamma))
+        named = (("alpha", given.alpha), ("beta", given.beta), ("gamma", given.gamma))
         return [self.vectors(name, value) for name, value in named]
 
     def pixel_stride(self, name: str, x: Tensor, size: tuple[int, int]) -> int:
@@ -125,22 +118,15 @@ class Call(Arguments, ABC):
         self.launch("forward", ys=ys, dx=None, g=None, gradients=None, y_mean=mean, y_var=var)
         return (ys, mean, var) if moments else (ys, None, None)
 
-    def backward(
-        self,
-        g: Sequence[Tensor],
-        ys: Sequence[Tensor] | None,
-        coefficients: tuple[Tensor, Tensor, Tensor],
-        dx: Sequence[Tensor] | None,
-        weights: bool,
-    ) -> Gradients:
-        """Launch the backward kernel and return what the launchers do; coefficients: alpha, beta, gamma."""
-        out = self.gradients(dx)
-        gradients = self.weight_gradients() if weights else None
+    def backward(self, given: StencilBackward) -> StencilGradients:
+        """Launch the backward kernel and return what the launchers do."""
+        out = self.gradients(given.dx)
+        gradients = self.weight_gradients() if given.weights else None
         sums, products = self.totals()
-        alpha, beta, gamma = self.affine(*coefficients)
+        alpha, beta, gamma = self.affine(given)
         self.launch(
-            "backward", ys=ys, dx=out, g=g, gradients=gradients, alpha=alpha, beta=beta, gamma=gamma, sums=sums,
-            products=products, weights=weights, add=dx is not None,
+            "backward", ys=given.ys, dx=out, g=given.g, gradients=gradients, alpha=alpha, beta=beta, gamma=gamma,
+            sums=sums, products=products, weights=given.weights, add=given.dx is not None,
         )  # fmt: skip
         ddepthwise, dpointwise = gradients if gradients is not None else (None, None)
         totals = (sums, products) if self.statistics[0] is not None else (None, None)

@@ -1,72 +1,50 @@
-"""The launchers of the fused stencil in CUDA C++ (csrc/cuda/stencil.h); the rest of a cell runs in Triton."""
+"""The launchers of the fused stencil (`StencilLaunchers`) in CUDA C++ (csrc/cuda/stencil.h)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from fastdarts._backend import BackendError, native, native_failure
-from fastdarts.ops._engine import tf32_allowed
-from fastdarts.ops._stencil_call import Call, Gradients, empty_ys
-from fastdarts.reference.stencil import Conv
+from fastdarts._backend import native_cuda
+from fastdarts.ops._engine import launchers, tf32_allowed
+from fastdarts.ops._records import Conv, StencilBackward, StencilForward, StencilGradients, StencilLaunchers
+from fastdarts.ops._stencil_call import Call, empty_ys
+from fastdarts.plan import CUDA_DILATIONS
 
-__all__ = ["backward", "empty_ys", "forward"]
+__all__ = ["DTYPES", "backward", "empty_ys", "forward"]
 
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
-
-def forward(
-    sources: Sequence[Tensor],
-    convs: Sequence[Conv],
-    depthwise: Sequence[Tensor],
-    pointwise: Sequence[Tensor],
-    *,
-    mean: Tensor | None = None,
-    rstd: Tensor | None = None,
-    moments: bool = True,
-) -> tuple[list[Tensor], Tensor | None, Tensor | None]:
-    """As :func:`fastdarts.ops._stencil_cpu.forward`, of float32, bfloat16 or float16 maps."""
-    return _CudaCall(sources, convs, depthwise, pointwise, mean, rstd).forward(moments)
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def backward(
-    sources: Sequence[Tensor],
-    convs: Sequence[Conv],
-    depthwise: Sequence[Tensor],
-    pointwise: Sequence[Tensor],
-    g: Sequence[Tensor],
-    ys: Sequence[Tensor] | None,
-    alpha: Tensor,
-    beta: Tensor,
-    gamma: Tensor,
-    *,
-    mean: Tensor | None = None,
-    rstd: Tensor | None = None,
-    dx: Sequence[Tensor] | None = None,
-    weights: bool = True,
-) -> Gradients:
-    """As :func:`fastdarts.ops._stencil_cpu.backward`, of float32, bfloat16 or float16 maps."""
-    call = _CudaCall(sources, convs, depthwise, pointwise, mean, rstd)
-    return call.backward(g, ys, (alpha, beta, gamma), dx, weights)
+def forward(given: StencilForward) -> tuple[list[Tensor], Tensor | None, Tensor | None]:
+    return _CudaCall(given).forward(given.moments) if _takes(given.convs) else _triton().forward(given)
+
+
+def backward(given: StencilBackward) -> StencilGradients:
+    return _CudaCall(given).backward(given) if _takes(given.convs) else _triton().backward(given)
+
+
+def _takes(convs: Sequence[Conv]) -> bool:
+    """Whether all windows have kernels here; a call with another one is Triton's."""
+    return all(conv.dilation <= CUDA_DILATIONS for conv in convs)
+
+
+def _triton() -> StencilLaunchers:
+    return cast(StencilLaunchers, launchers("stencil", "triton"))
 
 
 def core() -> ModuleType:
     """The module that has the functions of csrc/bindings/stencil_cuda.cpp; tests put their host build here."""
-    module = native()
-    if module is None:
-        raise BackendError(native_failure())
-    if not hasattr(module, "cuda_stencil_forward_float32"):
-        raise BackendError("fastdarts._C was built without CUDA", "reinstall where nvcc is on the PATH")
-    return module
+    return native_cuda()
 
 
 class _CudaCall(Call):
     def scratch(self, which: str, sizes: dict[str, Any], weights: bool | None) -> int:
-        if self.dtype not in _DTYPES:
+        if self.dtype not in DTYPES:
             raise TypeError(f"stencil: a source is {self.dtype}; expected float32, bfloat16 or float16 on backend cuda")
         asked = {} if which == "forward" else {"weights": weights, "normalised": self.statistics[0] is not None}
         return int(self.function(core(), f"cuda_stencil_{which}_scratch")(**sizes, **asked))

@@ -1,4 +1,4 @@
-"""The launchers of the fused stencil in Triton: they check what memory depends on, allocate, and launch."""
+"""The launchers of the fused stencil (`StencilLaunchers`) in Triton: check what memory depends on, allocate, launch."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from fastdarts.kernels import _stencil as shared
 from fastdarts.kernels import stencil, stencil_backward, stencil_weights
 from fastdarts.ops import maps
 from fastdarts.ops._engine import tf32_allowed
-from fastdarts.ops._stencil_call import Arguments, Gradients, empty_ys
-from fastdarts.reference.stencil import Conv
+from fastdarts.ops._records import StencilBackward, StencilForward, StencilGradients
+from fastdarts.ops._stencil_call import Arguments, empty_ys
 
 __all__ = ["SLOTS", "backward", "empty_ys", "forward"]
 
@@ -29,19 +29,10 @@ _GATHER = 64  # elements a program of `stencil_gather`
 _FOLD = 64  # tiles that `stencil_fold` adds up at a time
 
 
-def forward(
-    sources: Sequence[Tensor],
-    convs: Sequence[Conv],
-    depthwise: Sequence[Tensor],
-    pointwise: Sequence[Tensor],
-    *,
-    mean: Tensor | None = None,
-    rstd: Tensor | None = None,
-    moments: bool = True,
-) -> tuple[list[Tensor], Tensor | None, Tensor | None]:
-    """As :func:`fastdarts.ops._stencil_cpu.forward`; float16 too."""
-    call = _Call(sources, convs, depthwise, pointwise, mean, rstd)
-    ys = empty_ys(sources, convs)
+def forward(given: StencilForward) -> tuple[list[Tensor], Tensor | None, Tensor | None]:
+    convs, moments = given.convs, given.moments
+    call = _Call(given)
+    ys = empty_ys(given.sources, convs)
     found = call.moments(moments)
     tiles = call.tiles(call.outer, call.blocks.columns)
     scratch = (len(convs), tiles) if moments else (0, 0)
@@ -61,33 +52,18 @@ def forward(
     return (ys, found[0], found[1]) if moments else (ys, None, None)
 
 
-def backward(
-    sources: Sequence[Tensor],
-    convs: Sequence[Conv],
-    depthwise: Sequence[Tensor],
-    pointwise: Sequence[Tensor],
-    g: Sequence[Tensor],
-    ys: Sequence[Tensor] | None,
-    alpha: Tensor,
-    beta: Tensor,
-    gamma: Tensor,
-    *,
-    mean: Tensor | None = None,
-    rstd: Tensor | None = None,
-    dx: Sequence[Tensor] | None = None,
-    weights: bool = True,
-) -> Gradients:
-    """As :func:`fastdarts.ops._stencil_cpu.backward`; float16 too."""
-    call = _Call(sources, convs, depthwise, pointwise, mean, rstd)
+def backward(given: StencilBackward) -> StencilGradients:
+    g, ys, dx, weights, convs = given.g, given.ys, given.dx, given.weights, given.convs
+    call = _Call(given)
     out = call.gradients(dx)
     call.check_maps("g", g, call.outer)
     if ys is not None:
         call.check_maps("y", ys, call.outer)
     if dx is not None:
         call.check_maps("dx", dx, call.inner)
-    affine = call.affine(alpha, beta, gamma)
+    affine = call.affine(given)
     gradients = call.weight_gradients() if weights else []
-    dzs = empty_ys(sources, convs)
+    dzs = empty_ys(given.sources, convs)
     call.pack(dzs, g, ys, out, affine)
     if convs and call.device.type != "meta":
         tiles = max(triton.cdiv(call.count * h * w, call.blocks.pixels) for h, w in call.outer)
@@ -162,18 +138,10 @@ def _weights(call: _Call, gradients: Sequence[Sequence[Tensor]], *, values: bool
 class _Call(Arguments):
     """The arguments that both launchers share, and what the kernels are compiled for."""
 
-    def __init__(
-        self,
-        sources: Sequence[Tensor],
-        convs: Sequence[Conv],
-        depthwise: Sequence[Tensor],
-        pointwise: Sequence[Tensor],
-        mean: Tensor | None,
-        rstd: Tensor | None,
-    ) -> None:
-        super().__init__(sources, convs, depthwise, pointwise, mean, rstd)
+    def __init__(self, given: StencilForward | StencilBackward) -> None:
+        super().__init__(given)
         self.blocks = shared.blocks(self.channels)
-        self.check_maps("a source", sources, self.inner)
+        self.check_maps("a source", given.sources, self.inner)
         self.order()
 
     def check_maps(self, name: str, given: Sequence[Tensor], like: Sequence[tuple[int, int]]) -> None:

@@ -17,7 +17,7 @@ from fastdarts.errors import UserError
 from fastdarts.ops import maps
 from fastdarts.ops._checks import dtype_name, require_tensors
 from fastdarts.ops._engine import computing, launchers
-from fastdarts.ops._mixed_sum_cpu import Edge
+from fastdarts.ops._records import Edge, SumBackward, SumForward, SumReduce
 from fastdarts.reference.mixed_sum import node_sum as _reference
 
 __all__ = ["Edge", "mixed_sum", "pool_moments"]
@@ -226,8 +226,8 @@ def _mixed_sum(
     rstd, _, free_rstd = _factors(var, pool_var, eps)
     scale, free = weights.double()[:, None] * rstd, edge_weights.double()[:, :, None] * free_rstd
     sources = [maps.as_maps(x) for x in sources]
-    means = {"mean": mean, "pool_mean": pool_mean}
-    _kernels(out).forward(out, ys, scale, None, sources, _decode(edges), free, bypass, partial, **means)
+    given = (out, ys, scale, None, sources, _decode(edges), free, bypass, partial)
+    _kernels(out).forward(SumForward(*given, mean=mean, pool_mean=pool_mean))
     return out
 
 
@@ -254,7 +254,8 @@ def _mixed_sum_backward(
     rstd, pool_rstd, free_rstd = _factors(var, pool_var, eps)
     mean = mean.double()
     kernels = _kernels(grad)
-    found = kernels.reduce(maps.as_maps(grad), ys, mean, rstd, sources, decoded, pool_mean, pool_rstd, partial)
+    given = (maps.as_maps(grad), ys, mean, rstd, sources, decoded, pool_mean, pool_rstd, partial)
+    found = kernels.reduce(SumReduce(*given))
     pixels = grad.shape[0] * grad.shape[2] * grad.shape[3]
     gradients = [found.products.sum(1).to(weights.dtype), found.free.sum(2).to(edge_weights.dtype)]
     if bypass is not None:
@@ -272,7 +273,7 @@ def _mixed_sum_backward(
         if training:
             beta, gamma = -alpha * free_rstd * found.free / pixels, -alpha * found.total / pixels
         dx = [maps.zeros_maps(*x.shape, like=x) for x in sources]
-        kernels.backward(found.g, sources, decoded, alpha, beta, gamma, bypass, dx, partial, pool_mean=pool_mean)
+        kernels.backward(SumBackward(found.g, sources, decoded, alpha, beta, gamma, bypass, dx, partial, pool_mean))
         gradients += dx
     return gradients
 

@@ -14,6 +14,7 @@ from fastdarts.ops import maps
 from fastdarts.ops._checks import dtype_name, require_tensors
 from fastdarts.ops._engine import computing, launchers
 from fastdarts.ops._preprocess_cpu import empty_as, maps_out, outputs_of, statistics
+from fastdarts.ops._records import PreprocessBackward, PreprocessForward
 from fastdarts.ops.constant import constant_when_compiled
 from fastdarts.reference.preprocess import preprocess as _reference
 
@@ -106,7 +107,7 @@ def _preprocess(
 ) -> tuple[Tensor, Tensor, Tensor]:
     _check(x, weights, mean, var, stride)
     kernels = launchers("preprocess", computing("preprocess", x))
-    xhat, own_mean, own_var = kernels.forward(x, weights, stride=stride, moments=mean is None)
+    xhat, own_mean, own_var = kernels.forward(PreprocessForward(x, weights, stride, moments=mean is None))
     # Of the op's own: an output of an op must not be one of its inputs.
     used_mean = own_mean if mean is None else mean.to(torch.float64, copy=True)
     used_var = own_var if var is None else var.to(torch.float64, copy=True)
@@ -132,17 +133,11 @@ def _preprocess_backward(
     if training:
         total, products = kernels.reduce(grad, xhat)
         beta, gamma = -rstd * products / pixels, -rstd * total / pixels
+    values = xhat if training else None
     dx, dweights = kernels.backward(
-        x,
-        weights,
-        grad,
-        xhat if training else None,
-        rstd,
-        beta,
-        gamma,
-        stride=stride,
-        need_dx=need_dx,
-        need_weights=need_weights,
+        PreprocessBackward(
+            *(x, weights, grad, values, rstd, beta, gamma, stride), need_dx=need_dx, need_weights=need_weights
+        )
     )
     return ([] if dx is None else [dx]) + [dweight.to(x.dtype) for dweight in dweights or ()]
 

@@ -15,9 +15,9 @@ from fastdarts.errors import UserError
 from fastdarts.ops import maps
 from fastdarts.ops._checks import dtype_name
 from fastdarts.ops._engine import computing, launchers
-from fastdarts.ops._stencil_cpu import empty_ys
-from fastdarts.plan import SIDES, is_stencil
-from fastdarts.reference.stencil import Conv
+from fastdarts.ops._records import Conv, StencilBackward, StencilForward
+from fastdarts.ops._stencil_call import empty_ys
+from fastdarts.plan import DILATIONS, SIDES, is_stencil
 from fastdarts.reference.stencil import stencil as _reference
 from fastdarts.reference.stencil import stencil_backward as _reference_backward
 
@@ -102,8 +102,8 @@ def _check(
     convs = _convs(source, kernel, dilation, stride)
     for conv in convs:
         if not 0 <= conv.source < len(sources) or not is_stencil(conv.kernel, conv.dilation, conv.stride):
-            sides = f"{', '.join(map(str, SIDES[:-1]))} or {SIDES[-1]}"
-            wanted = f"one of {len(sources)} sources, kernel {sides}, dilation and stride 1 or 2"
+            sides = f"{', '.join(map(str, SIDES[:-1]))} or {SIDES[-1]}, dilation {DILATIONS[0]} to {DILATIONS[-1]}"
+            wanted = f"one of {len(sources)} sources, kernel {sides}, stride 1 or 2"
             raise UserError(f"stencil: {conv}", wanted)
     channels = first.shape[1]
     shapes: list[tuple[str, Tensor, tuple[int, ...]]] = []
@@ -208,7 +208,7 @@ def _forward(*arguments: Any) -> tuple[list[Tensor], Tensor, Tensor]:
         ys, y_mean, y_var = _reference(*given.arguments(), mean=given.mean, rstd=given.rstd)
         return [maps.as_maps(y) for y in ys], y_mean, y_var
     sources, mean, rstd = given.as_launched()
-    ys, *moments = given.launchers().forward(sources, *given.arguments()[1:], mean=mean, rstd=rstd)
+    ys, *moments = given.launchers().forward(StencilForward(sources, *given.arguments()[1:], mean, rstd))
     assert moments[0] is not None and moments[1] is not None  # they were asked
     return ys, moments[0], moments[1]
 
@@ -242,10 +242,11 @@ def _backward(*arguments: Any) -> tuple[list[Tensor], list[Tensor], list[Tensor]
     sources, mean, rstd = given.as_launched()
     shape = (len(given.convs), sources[0].shape[1])
     one, zero = sources[0].new_ones(shape, dtype=torch.float64), sources[0].new_zeros(shape, dtype=torch.float64)
-    out, depthwise, pointwise, sums, products = given.launchers().backward(
-        sources, *given.arguments()[1:], [maps.as_maps(dy) for dy in gradients], None, one, zero, zero,
-        mean=mean, rstd=rstd, weights=weights,
-    )  # fmt: skip
+    dys = [maps.as_maps(dy) for dy in gradients]
+    record = StencilBackward(
+        sources, *given.arguments()[1:], dys, None, one, zero, zero, mean=mean, rstd=rstd, weights=weights
+    )
+    out, depthwise, pointwise, sums, products = given.launchers().backward(record)
     none = given.none
     return (
         out,

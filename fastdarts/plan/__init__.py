@@ -34,9 +34,10 @@ from fastdarts.plan._schedule import (
     kept_rows,
     schedule,
 )
-from fastdarts.plan._stencils import DILATIONS, SIDES, WINDOWS, is_stencil
+from fastdarts.plan._stencils import CUDA_DILATIONS, DILATIONS, SIDES, WINDOWS, is_stencil
 
 __all__ = [
+    "CUDA_DILATIONS",
     "DILATIONS",
     "KINDS",
     "MEMORY",

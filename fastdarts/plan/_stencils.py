@@ -6,11 +6,13 @@ compiled for any.
 
 from __future__ import annotations
 
-__all__ = ["DILATIONS", "SIDES", "STRIDES", "WINDOWS", "is_stencil"]
+__all__ = ["CUDA_DILATIONS", "DILATIONS", "SIDES", "STRIDES", "WINDOWS", "is_stencil"]
 
 SIDES = (1, 3, 5, 7)
 """Sides of a depthwise window, pixels; 1 has dilation 1."""
-DILATIONS = (1, 2)
+DILATIONS = (1, 2, 3)
+"""Pixels between the taps; backend cuda has kernels of its own for the first `CUDA_DILATIONS`, the rest is Triton's."""
+CUDA_DILATIONS = 2
 STRIDES = (1, 2)
 WINDOWS = SIDES[1:]
 """Those of a separable or a dilated convolution."""

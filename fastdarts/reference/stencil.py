@@ -20,7 +20,7 @@ class Conv:
     Args:
         source: which source it reads.
         kernel: side of the depthwise kernel, odd, pixels.
-        dilation: 1 or 2, pixels between its taps.
+        dilation: pixels between its taps.
         stride: 1 or 2, pixels.
     """
 

@@ -38,6 +38,7 @@ COLOURS: dict[str, Colour] = {
     "sep_conv_7x7": Colour("#16306b", "#7c8ff0"),
     "dil_conv_3x3": Colour("#c04a00", "#ff8642"),
     "dil_conv_5x5": Colour("#ee8b50", "#ffb994"),
+    "dil_conv_7x7": Colour("#8a3500", "#e0691f"),
     "conv_7x1_1x7": Colour("#7a2f72", "#c67fbd"),
     "conv_3x1_1x3": Colour("#5c2a6b", "#b48fd6"),
     "conv_1x1": Colour("#9b4f96", "#d391cd"),
@@ -47,6 +48,11 @@ COLOURS: dict[str, Colour] = {
 }
 
 _ALIASES = {
+    "max_pool_5x5": "max_pool_3x3",
+    "avg_pool_5x5": "avg_pool_3x3",
+    "dil_conv_3x3_d3": "dil_conv_3x3",
+    "dil_conv_5x5_d3": "dil_conv_5x5",
+    "dil_conv_7x7_d3": "dil_conv_7x7",
     "nor_conv_1x1": "conv_1x1",
     "nor_conv_3x3": "conv_3x3",
     "identity": "skip_connect",
@@ -70,6 +76,9 @@ _WORDS = {
     "conv_3x1_1x3": "3x1, 1x3",
     "nor_conv_1x1": "conv 1x1",
     "nor_conv_3x3": "conv 3x3",
+    "dil_conv_3x3_d3": "dil 3x3, 3 apart",
+    "dil_conv_5x5_d3": "dil 5x5, 3 apart",
+    "dil_conv_7x7_d3": "dil 7x7, 3 apart",
 }
 _DASHES: dict[str, tuple[float, ...]] = {
     "none": (1.0, 2.0),
@@ -78,6 +87,11 @@ _DASHES: dict[str, tuple[float, ...]] = {
     "sep_conv_7x7": (1.5, 1.5),
     "dil_conv_5x5": (5.0, 2.0),
     "noise": (1.0, 1.0),
+    "max_pool_5x5": (1.5, 1.5),
+    "avg_pool_5x5": (1.5, 1.5),
+    "dil_conv_3x3_d3": (1.5, 1.5),
+    "dil_conv_5x5_d3": (1.5, 1.5),
+    "dil_conv_7x7_d3": (1.5, 1.5),
 }
 
 
@@ -99,7 +113,7 @@ def colour_of(primitive: str) -> str:
 
 def dash_of(primitive: str) -> tuple[float, ...]:
     """On and off lengths (points) of a primitive's line in plots; empty for a full line."""
-    return _DASHES.get(_ALIASES.get(primitive, primitive), ())
+    return _DASHES.get(primitive, _DASHES.get(_ALIASES.get(primitive, primitive), ()))
 
 
 def short_name(primitive: str) -> str:

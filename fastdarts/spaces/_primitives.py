@@ -20,7 +20,7 @@ class Primitive:
         name: the field's own name, as quark0/darts writes it.
         family: none, skip, pool, sep_conv, dil_conv, conv, noise, own, or activation (recurrent cells only).
         kernel: side of the window in pixels; 1 where there is none.
-        dilation: distance in pixels between neighbouring taps of the window.
+        dilation: distance in pixels between neighbouring taps of the window; `_d3` in a name says 3.
     """
 
     name: str
@@ -38,12 +38,18 @@ _TABLE = (
     Primitive("none", "none"),
     Primitive("max_pool_3x3", "pool", 3),
     Primitive("avg_pool_3x3", "pool", 3),
+    Primitive("max_pool_5x5", "pool", 5),
+    Primitive("avg_pool_5x5", "pool", 5),
     Primitive("skip_connect", "skip"),
     Primitive("sep_conv_3x3", "sep_conv", 3),
     Primitive("sep_conv_5x5", "sep_conv", 5),
     Primitive("sep_conv_7x7", "sep_conv", 7),
     Primitive("dil_conv_3x3", "dil_conv", 3, 2),
     Primitive("dil_conv_5x5", "dil_conv", 5, 2),
+    Primitive("dil_conv_7x7", "dil_conv", 7, 2),
+    Primitive("dil_conv_3x3_d3", "dil_conv", 3, 3),
+    Primitive("dil_conv_5x5_d3", "dil_conv", 5, 3),
+    Primitive("dil_conv_7x7_d3", "dil_conv", 7, 3),
     Primitive("conv_7x1_1x7", "conv", 7),
     Primitive("conv_3x1_1x3", "conv", 3),
     Primitive("noise", "noise"),

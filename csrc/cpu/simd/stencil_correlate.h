@@ -90,8 +90,11 @@ void correlate(const A* in, std::int64_t pitch, const Grid<A>& grid, std::int64_
     case K * 100 + 12: return correlate_rows<A, K, 1, 2>(in, pitch, grid.rows, weights, out);          \
     case K * 100 + 21: return correlate_rows<A, K, K == 1 ? 1 : 2, 1>(in, pitch, grid.rows, weights, out); \
     case K * 100 + 22: return correlate_rows<A, K, K == 1 ? 1 : 2, 2>(in, pitch, grid.rows, weights, out); \
-    case even_half(K) * 100 + 11: return correlate_rows<A, (K + 1) / 2, 1, 1>(in, pitch, grid.rows, weights, out);
-        FASTDARTS_SIDES(FASTDARTS_CORRELATE)
+    case K * 100 + 31: return correlate_rows<A, K, 3, 1>(in, pitch, grid.rows, weights, out);          \
+    case K * 100 + 32: return correlate_rows<A, K, K == 1 ? 1 : 3, 2>(in, pitch, grid.rows, weights, out); \
+    case even_half(K) * 100 + 11: return correlate_rows<A, (K + 1) / 2, 1, 1>(in, pitch, grid.rows, weights, out); \
+    case even_half(K) * 100 + 31: return correlate_rows<A, (K + 1) / 2, 3, 1>(in, pitch, grid.rows, weights, out);
+        FASTDARTS_SIDES(FASTDARTS_CORRELATE)  // K 1, 3 apart: a single column of rows of a transposed window
 #undef FASTDARTS_CORRELATE
         default: __builtin_trap();
     }

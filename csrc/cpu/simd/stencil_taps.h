@@ -63,7 +63,9 @@ void taps(const A* in, std::int64_t pitch, const A* dz, std::int64_t height, std
     case K * 100 + 11: return taps_kernel<A, K, 1, 1>(in, pitch, dz, height, width, sum);        \
     case K * 100 + 12: return taps_kernel<A, K, 1, 2>(in, pitch, dz, height, width, sum);        \
     case K * 100 + 21: return taps_kernel<A, K, K == 1 ? 1 : 2, 1>(in, pitch, dz, height, width, sum); \
-    case K * 100 + 22: return taps_kernel<A, K, K == 1 ? 1 : 2, 2>(in, pitch, dz, height, width, sum);
+    case K * 100 + 22: return taps_kernel<A, K, K == 1 ? 1 : 2, 2>(in, pitch, dz, height, width, sum); \
+    case K * 100 + 31: return taps_kernel<A, K, K == 1 ? 1 : 3, 1>(in, pitch, dz, height, width, sum); \
+    case K * 100 + 32: return taps_kernel<A, K, K == 1 ? 1 : 3, 2>(in, pitch, dz, height, width, sum);
         FASTDARTS_SIDES(FASTDARTS_TAPS)
 #undef FASTDARTS_TAPS
         default: __builtin_trap();
