@@ -16,12 +16,12 @@ from fastdarts import use_backend
 from fastdarts.nn import Supernet
 from fastdarts.search.choices import Mixing, Relaxation
 from fastdarts.search.gates import BinaryGates
+from fastdarts.search.relaxation import epoch_of
 from fastdarts.search.sampling import (
     Concrete,
     GumbelPath,
     RandomArchitecture,
     UniformPath,
-    epoch_of,
 )
 from fastdarts.search.step import SearchStep
 from fastdarts.spaces import define_space, random_genotype

@@ -79,6 +79,10 @@ class Relaxation:
         """For each of the alphas, and of the betas, which edges have no gradient now; asked where ``by_edge``."""
         return [[False] * len(each) for each in model.arch_parameters()]
 
+    def penalty(self, model: Supernet, progress: float | Tensor) -> Tensor | None:
+        """What is added to the loss that the alphas descend, a scalar differentiable by them; None for nothing."""
+        return None
+
     def learned(self, model: Supernet) -> None:
         """Called after every update of the alphas, which may be corrected here in place."""
 

@@ -8,18 +8,16 @@ they do in the published code, where a gradient that is not computed is zero and
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from fastdarts import reference
 from fastdarts.nn import Supernet
 from fastdarts.search.choices import Mixing, Relaxation
-from fastdarts.search.relaxation import present
+from fastdarts.search.relaxation import epoch_of, present
 from fastdarts.spaces import Genotype, derive, random_genotype
 
-__all__ = ["Concrete", "Drawn", "GumbelPath", "RandomArchitecture", "UniformPath", "active_of", "epoch_of", "noise"]
+__all__ = ["Concrete", "Drawn", "GumbelPath", "RandomArchitecture", "UniformPath", "active_of", "noise"]
 
 
 class Drawn(Relaxation):
@@ -211,13 +209,6 @@ def path(model: Supernet, genotype: Genotype) -> Mixing:
         "edge_weights": edge_weights or None,
         "active": model.one_path(genotype),
     }
-
-
-def epoch_of(progress: float | Tensor, epochs: int) -> float | Tensor:
-    """The epoch, from 0, in which a stage of so many epochs has this share behind it; a tensor for a tensor."""
-    # The share of an epoch's first step may be a rounding below the epoch, and no epoch has a million steps.
-    exact = progress * epochs + 1e-6
-    return exact.floor() if isinstance(exact, Tensor) else float(math.floor(exact))
 
 
 def noise(like: Tensor) -> Tensor:

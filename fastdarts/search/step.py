@@ -183,12 +183,19 @@ class SearchStep:
             value = F.cross_entropy(logits, batch[1], label_smoothing=smoothing)
             if level == own and not seen:
                 seen.update({"loss": value.detach(), "accuracy": accuracy(logits, batch[1])})
-            if level == own and self.cost is not None:
-                value = self.cost.penalised(value, mixing["weights"])
+            if level == own:
+                value = self._penalised(value, mixing, progress)
             # The weights descend along the auxiliary loss too, so that an unrolled or amended gradient has to see it.
             return self._with_auxiliary(value, batch[1]) if level == "train" else value
 
         return {"loss_train": lambda: loss("train", train), "loss_val": lambda: loss("valid", valid)}
+
+    def _penalised(self, loss: Tensor, mixing: Mixing, progress: float | Tensor) -> Tensor:
+        """The loss that the alphas descend, with what the search and its relaxation add."""
+        if self.cost is not None:
+            loss = self.cost.penalised(loss, mixing["weights"])
+        penalty = self.relaxation.penalty(self.model, progress)
+        return loss if penalty is None else loss + penalty.to(loss.dtype)
 
     def _problem(self, losses: Losses) -> dict[str, Any]:
         config = self.config

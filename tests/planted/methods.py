@@ -49,7 +49,6 @@ MUTANTS: list[Mutant] = [
         ),
         ("random search: one architecture", "self._seeds[self._epoch], layers", "self._seeds[0], layers"),
         ("random search: the search's seed for all", "seed = int(torch.randint(2**62, ()))", "seed = 0"),
-        ("an epoch late where rounding is below", "exact = progress * epochs + 1e-6", "exact = progress * epochs"),
     ),
     *of(
         "gates",
@@ -70,6 +69,17 @@ MUTANTS: list[Mutant] = [
         ("without decay", 'decay = group["weight_decay"]', "decay = 0.0"),
         ("what is no operator stays", "chosen = list(self._others)", "chosen = []"),
         ("every edge has a gradient", "row.grad = None if skip else slope", "row.grad = slope"),
+    ),
+    *of(
+        "relaxation",
+        "fastdarts/search/relaxation.py",
+        "sampling, relaxation",
+        ("an epoch late where rounding is below", "exact = progress * epochs + 1e-6", "exact = progress * epochs"),
+        (
+            "beta-decay: padding counts",
+            "alphas.masked_fill(~there, -torch.inf)).logsumexp(-1)",
+            "alphas).logsumexp(-1)",
+        ),
     ),
     *of(
         "I-DARTS",

@@ -18,6 +18,7 @@ from fastdarts.search.config import SearchConfig
 from fastdarts.search.methods import (
     amended,
     darts,
+    decay,
     greedy,
     joint,
     partial,
@@ -32,7 +33,7 @@ from fastdarts.search.stopping import Restart
 
 __all__ = ["METHODS", "Method", "compose", "configure", "method"]
 
-_FAMILIES = (darts, amended, partial, progressive, smooth, robust, greedy, sampled, joint, random)
+_FAMILIES = (darts, decay, amended, partial, progressive, smooth, robust, greedy, sampled, joint, random)
 
 METHODS: Mapping[str, Method] = MappingProxyType({each.name: each for family in _FAMILIES for each in family.METHODS})
 
