@@ -40,6 +40,7 @@ _METHODS: dict[str, dict[str, Any]] = {
     "snas": {"held_out": 0.5},
     "darts-pt": {"select_tune_epochs": 1},
     "pc-darts": {"arch_start_epoch": 1, "channels": 8},
+    "gaea-pc-darts": {"channels": 8},
     "pc-darts-imagenet": {"arch_start_epoch": 1, "stem": "cifar"},
     "p-darts": {"epochs": 6, "arch_start_epoch": 1, "deeper": (0, 0, 1), "candidates": (3, 2)},
     "sdarts-adv": {"attack_steps": 2},

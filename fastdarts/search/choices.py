@@ -49,6 +49,7 @@ class Relaxation:
         moves_drawn: whether the weights of operators that a pass did not run stay as they are, where otherwise momentum
             and weight decay move them; only where every pass has ``active``.
         by_edge: whether every edge's alphas are a parameter of their own, which some updates leave out (``skipped``).
+        exponentiated: whether the alphas move by exponentiated gradients of their softmax, and not by Adam.
     """
 
     draws = False
@@ -56,6 +57,7 @@ class Relaxation:
     learns = True
     moves_drawn = False
     by_edge = False
+    exponentiated = False
 
     def __call__(self, model: Supernet, progress: float | Tensor) -> Mixing:
         """The arguments of one forward pass, differentiable by the alphas. Called anew for every pass.

@@ -17,6 +17,7 @@ from fastdarts.search.choices import Mixing, Perturbation, Relaxation
 from fastdarts.search.config import SearchConfig
 from fastdarts.search.cost import Cost
 from fastdarts.search.drawn import DrawnWeights, RowAdam
+from fastdarts.search.exponentiated import exponentiated_step
 
 __all__ = ["Batch", "Losses", "SearchStep", "accuracy", "descend"]
 
@@ -148,7 +149,9 @@ class SearchStep:
             alpha.grad = gradient
         if self.config.arch_grad_clip:
             torch.nn.utils.clip_grad_norm_(self.alphas, self.config.arch_grad_clip)
-        if self._rows is None:
+        if self.relaxation.exponentiated:
+            exponentiated_step(self.model, gradients, self.config.arch_lr)
+        elif self._rows is None:
             self.arch_optimizer.step()
         else:
             self._rows.step(gradients, self.relaxation.skipped(self.model))

@@ -19,6 +19,7 @@ from fastdarts.search.methods import (
     amended,
     darts,
     decay,
+    exponentiated,
     greedy,
     joint,
     partial,
@@ -33,7 +34,7 @@ from fastdarts.search.stopping import Restart
 
 __all__ = ["METHODS", "Method", "compose", "configure", "method"]
 
-_FAMILIES = (darts, decay, amended, partial, progressive, smooth, robust, greedy, sampled, joint, random)
+_FAMILIES = (darts, decay, exponentiated, amended, partial, progressive, smooth, robust, greedy, sampled, joint, random)
 
 METHODS: Mapping[str, Method] = MappingProxyType({each.name: each for family in _FAMILIES for each in family.METHODS})
 
