@@ -8,9 +8,8 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from fastdarts.errors import UserError
+from fastdarts.errors import UserError, nearest
 from fastdarts.spaces._genotype import CellGenotype, Genotype
-from fastdarts.spaces._primitives import nearest
 from fastdarts.spaces._space import CellSpace, Space
 
 __all__ = ["RULES", "check_keys", "derive", "weight_rows"]
