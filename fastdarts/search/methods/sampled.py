@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
 from fastdarts.errors import UserError
 from fastdarts.search.choices import Choices, StrongestEdges
 from fastdarts.search.config import SearchConfig
 from fastdarts.search.gates import BinaryGates
 from fastdarts.search.methods.preset import Method
+from fastdarts.search.reinmax import ReinMax
 from fastdarts.search.sampling import Concrete, GumbelPath
 
 __all__ = ["METHODS"]
@@ -38,6 +43,13 @@ def _snas(config: SearchConfig) -> Choices:
     return Choices(relaxation, derivation=_rule(config, "every-edge", "two-edges", "darts"))
 
 
+def _reinmax(config: SearchConfig) -> Choices:
+    tau = float(config.options["tau"])
+    if tau < 1.0:
+        raise UserError(f"tau is {tau}", "1 or more", "below 1 the estimate of second order is none")
+    return Choices(ReinMax(tau), derivation=_rule(config, "pairs", "darts"))
+
+
 def _proxyless(config: SearchConfig) -> Choices:
     if config.hypergradient not in ("first", "one-level"):
         raise UserError(
@@ -55,25 +67,39 @@ def _proxyless(config: SearchConfig) -> Choices:
 # The authors' third, full_v2, keeps less memory and computes what full does; here neither is kept.
 _GATES = ("two", "full", "full_v2")
 
+_GDAS: Mapping[str, Any] = MappingProxyType(
+    {
+        "hypergradient": "first",
+        "epochs": 250,
+        "batch_size": 256,
+        "weight_decay": 5e-4,
+        "nesterov": True,
+        "weights_first": True,
+        "layers": 6,
+    }
+)
+
 METHODS = (
     # The authors' search in the NASNet space: six cells (N = 2).
     Method(
         "gdas",
         "one operator an edge, drawn with Gumbel noise, its gradient straight through: a step costs one path",
         "Dong, Yang: GDAS, CVPR 2019, section 3.2",
-        {
-            "hypergradient": "first",
-            "epochs": 250,
-            "batch_size": 256,
-            "weight_decay": 5e-4,
-            "nesterov": True,
-            "weights_first": True,
-            "layers": 6,
-        },
+        _GDAS,
         options={"tau_max": 10.0, "tau_min": 0.1, "derive": "pairs"},
         small=_DIGITS,
         compose=_gdas,
         earlier={"derive": "darts"},
+    ),
+    # GDAS' search with another gradient through the draw; the paper has no such search.
+    Method(
+        "gdas-reinmax",
+        "gdas with ReinMax's gradient of second order through the draw, instead of Gumbel noise and a temperature",
+        "Liu et al.: Bridging Discrete and Backpropagation, NeurIPS 2023, Algorithm 2; settings of GDAS",
+        _GDAS,
+        options={"tau": 1.0, "derive": "pairs"},
+        small=_DIGITS,
+        compose=_reinmax,
     ),
     # The authors learn weights and alphas from one backward pass and so from one draw; here each level draws its own.
     # The penalty on resources is `cost`, 0 unless it is set.
