@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from random import Random
@@ -14,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastdarts.errors import UserError
-from fastdarts.search import configure, search, select
+from fastdarts.search import Interrupted, Progress, configure, resume, search, select
 from fastdarts.search.job import SearchJob
 from fastdarts.search.projection import Projection, project
 from fastdarts.search.selection import SharedWeights
@@ -148,6 +150,26 @@ def test_a_search_may_select_so_itself(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(UserError, match="with tuning after gdas"):
         search(gates, tmp_path / "d", train_set=tiny.images(), search_space=tiny.SPACE)
     assert not (tmp_path / "d").exists()
+
+
+def test_a_selection_stops_between_two_decisions_and_is_done_again(tmp_path: Path) -> None:
+    """The search itself is over by then: a signal that came in the selection must not wait for its end."""
+
+    class Stops(Progress):
+        left = 3
+
+        def note(self, message: str) -> None:
+            self.left -= "edge" in message
+            if self.left == 0:
+                self.left = -1
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    config = tiny.config("darts-pt")
+    whole = search(config, tmp_path / "whole", train_set=tiny.images(), search_space=tiny.SPACE)
+    with pytest.raises(Interrupted):
+        search(config, tmp_path / "cut", train_set=tiny.images(), search_space=tiny.SPACE, progress=Stops())
+    assert not (tmp_path / "cut" / "result.json").exists()
+    assert resume(tmp_path / "cut", train_set=tiny.images()).genotype == whole.genotype
 
 
 def test_published_settings() -> None:

@@ -256,6 +256,11 @@ class SearchConfig:
         if self.drop_path_constant and self.ramp:
             raise UserError("drop_path_constant with ramp", "one of them")
 
+    @property
+    def tuned_epochs(self) -> int:
+        """Epochs of tuning between two decisions of the selection, 0 where it makes none."""
+        return self.select_tune_epochs if self.select == "perturbation" else 0
+
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values."""
         options = {name: list(value) if isinstance(value, tuple) else value for name, value in self.options.items()}

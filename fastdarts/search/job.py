@@ -21,7 +21,7 @@ from fastdarts.search.environment import reproducible, resolve_device, seed_ever
 from fastdarts.search.figures import check_batch, count_parameters, entropy
 from fastdarts.search.foresight import check_cells, foresee
 from fastdarts.search.graph import new_recorder, new_step
-from fastdarts.search.interrupt import stoppable
+from fastdarts.search.interrupt import stop_on_signal, stoppable
 from fastdarts.search.levels import ON_TRAINING, part_levels, smallest_batch
 from fastdarts.search.methods import compose
 from fastdarts.search.progress import Progress
@@ -83,8 +83,7 @@ class SearchJob:
         seed_everything(config.seed)
         whole = Stage(0, config.epochs, self.space, config.layers)
         first = whole if self.choices.first is None else self.choices.first(whole)
-        if config.select == "perturbation":
-            check_tuning(self.choices.relaxation, config.select_tune_epochs, config.method)
+        check_tuning(self.choices.relaxation, config.tuned_epochs, config.method)
         if self.choices.check is not None:
             self.choices.check(first)
         self._build(first)
@@ -361,7 +360,9 @@ class SearchJob:
     def _selected(self, finished: Finished) -> Genotype | None:
         config = self.config
         if config.select == "perturbation":
-            return project(self, config.select_tune_epochs, config.seed, finished.note)
+            with stop_on_signal() as stop:
+                path = self.folder.path
+                return project(self, config.select_tune_epochs, config.seed, finished.note, lambda: stop.check(path))
         chosen = SharedWeights(1000, 10, 10) if config.select == "sampled" else self.choices.derivation
         return chosen.final(finished)
 

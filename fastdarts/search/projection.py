@@ -147,7 +147,13 @@ def _running(model: Supernet, weights: Rows) -> dict[str, tuple[tuple[int, ...],
     return found
 
 
-def project(job: SearchJob, tune_epochs: int, seed: int, note: Callable[[str], None]) -> Genotype:
+def project(
+    job: SearchJob,
+    tune_epochs: int,
+    seed: int,
+    note: Callable[[str], None],
+    decided: Callable[[], None] = lambda: None,
+) -> Genotype:
     """Select the architecture of a search's supernet by perturbation, and tune the supernet between the decisions.
 
     One edge of each cell type after the other, in random order, gets the operator without which the validation accuracy
@@ -160,6 +166,7 @@ def project(job: SearchJob, tune_epochs: int, seed: int, note: Callable[[str], N
         tune_epochs: the authors' `proj_intv`; 0: decide on the supernet as it is.
         seed: of the order in which edges and nodes are decided.
         note: tells a person one line.
+        decided: called between decisions; it may raise to end the selection.
 
     Raises:
         UserError: tuning a search whose passes run draws, which has no mixture to tune.
@@ -191,6 +198,7 @@ def project(job: SearchJob, tune_epochs: int, seed: int, note: Callable[[str], N
             elif at < len(nodes[key]):
                 kept = projection.choose_edges(key, nodes[key][at], rows["weights"], merit)
                 note(f"{key}: node {nodes[key][at]} keeps {', '.join(str(cell.edges[edge].source) for edge in kept)}")
+        decided()
         if number + 1 < decisions:
             tuning.epochs(tune_epochs)
     return projection.genotype()
