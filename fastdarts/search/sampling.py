@@ -3,7 +3,8 @@
 All draws come from torch's default generators, which a checkpoint holds, and are the same on the reference and the
 fused engine. An operator that does not run gets no gradient; what a cell learns lies in one tensor per source, though,
 so its weights go on along their momentum and shrink by the weight decay whenever another operator of the source ran. So
-they do in the published code, where a gradient that is not computed is zero and not missing.
+they do in the published code, where a gradient that is not computed is zero and not missing; ProxylessNAS' is another
+(:mod:`fastdarts.search.gates`).
 """
 
 from __future__ import annotations
