@@ -31,6 +31,7 @@ app = typer.Typer(
     help="Differentiable architecture search: search, retrain, and compare with random choice.\n\n"
     "Start with `fastdarts search`: it uses the handwritten digits that are shipped and needs no other file.",
 )
+"""The commands, for whoever wants to run or to list them."""
 
 # typer 0.29 carries click inside itself and earlier ones import it; what both show is this class's ancestry.
 _USAGE_ERROR: Any = next(each for each in typer.BadParameter.__mro__ if each.__name__ == "ClickException")
@@ -204,6 +205,7 @@ def compare(
     from fastdarts.cli.outcome import print_comparison
     from fastdarts.cli.settings import absolute, read_seeds, retraining
     from fastdarts.cli.targets import read_space, read_target
+    from fastdarts.evaluate.compare import comparison_folder, left_to_train
 
     if other is not None:
         runs.compare_pair(context, target, other, as_json)
@@ -227,8 +229,8 @@ def compare(
         "random_cells": random_cells,
         "seeds": read_seeds(seeds or "1"),
     }
-    path = run or evaluate.comparison_folder(chosen.comparisons(), chosen.genotype, **arguments)
-    agree.announce_comparison(evaluate.left_to_train(path, chosen.genotype, **arguments), yes, progress.note)
+    path = run or comparison_folder(chosen.comparisons(), chosen.genotype, **arguments)
+    agree.announce_comparison(left_to_train(path, chosen.genotype, **arguments), yes, progress.note)
     result = evaluate.compare(chosen.genotype, path, **arguments, progress=progress, command=_command())
     searched = chosen.search
     report = record_comparison(searched.path, result, progress) if searched is not None else None

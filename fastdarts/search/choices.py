@@ -35,8 +35,8 @@ __all__ = [
     "StrongestEdges",
 ]
 
-# Keyword arguments of `Supernet.forward`: `weights`, `edge_weights`, and `active` where only some operators run.
 Mixing = dict[str, Any]
+"""Keyword arguments of `Supernet.forward`: `weights`, `edge_weights`, and `active` where only some operators run."""
 
 
 class Relaxation:

@@ -33,7 +33,7 @@ _LARGEST = {"channels": 2**16, "layers": 2**12, "batch_size": 2**20, "threads": 
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """The hyper-parameters of one search; the defaults are DARTS' (facts: Liu et al. 2019, section 3.1).
+    """The hyper-parameters of one search; the defaults are DARTS' (Liu et al. 2019, section 3.1).
 
     Build it with :func:`fastdarts.search.configure`, which fills in the published values of the method and the
     small ones of the shipped data set.

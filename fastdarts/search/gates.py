@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fastdarts import reference
 from fastdarts.nn import Supernet
+from fastdarts.reference.relaxation import paired
 from fastdarts.search.choices import Mixing
 from fastdarts.search.relaxation import present
 from fastdarts.search.sampling import Drawn, active_of, noise
@@ -64,7 +65,7 @@ class BinaryGates(Drawn):
                 index[key], two = drawn, logits.gather(-1, drawn)
                 # Not the first draw: which of two came first does not have the probabilities of a choice between them.
                 chosen = drawn.gather(-1, (two + noise(two)).argmax(-1, keepdim=True)).squeeze(-1)
-            weights[key] = reference.straight_through(reference.paired(alphas, index[key], there), chosen)
+            weights[key] = reference.straight_through(paired(alphas, index[key], there), chosen)
             if differentiated:
                 self._gates[key] = chosen
             if pairs:

@@ -55,7 +55,8 @@ class GumbelPath(Drawn):
         tau_max, tau_min: the temperature at the first and the last epoch.
         epochs: E.
 
-    Source: Dong, Yang: Searching for A Robust Neural Architecture in Four GPU Hours, CVPR 2019, section 3.2; facts 5.
+    Source: Dong, Yang: Searching for A Robust Neural Architecture in Four GPU Hours, CVPR 2019, section 3.2;
+    docs/facts.md, 5.
     """
 
     asks_host = True
@@ -125,7 +126,7 @@ class UniformPath(Relaxation):
     Args:
         with_none: draw as the authors do.
 
-    Source: Li, Talwalkar: Random Search and Reproducibility for NAS, UAI 2019, section 3.2; facts 6.1.
+    Source: Li, Talwalkar: Random Search and Reproducibility for NAS, UAI 2019, section 3.2; docs/facts.md, 6.1.
     """
 
     draws = True

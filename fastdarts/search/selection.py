@@ -35,8 +35,8 @@ class SharedWeights(StrongestEdges):
         per_round: samples of which the best are finalists; 1000.
         with_none: draw as the authors do; :func:`fastdarts.spaces.random_genotype`.
 
-    Source: Li, Talwalkar 2019, section 3.2 (evaluation of sampled architectures); facts 6.1: 1000 samples on 10
-    batches, the best 10 on the full validation set.
+    Source: Li, Talwalkar 2019, section 3.2 (evaluation of sampled architectures); docs/facts.md, 6.1: 1000 samples
+    on 10 batches, the best 10 on the full validation set.
     """
 
     def __init__(

@@ -23,7 +23,7 @@ _SEVEN = _DARTS[1:]
 _SKIP, _MAX, _AVG, _SEP3 = "skip_connect", "max_pool_3x3", "avg_pool_3x3", "sep_conv_3x3"
 _DIL3, _DIL5 = "dil_conv_3x3", "dil_conv_5x5"
 
-# Facts section 6, one row per node, one pair per edge into it; the order inside a pair is the order of alpha's columns.
+# docs/facts.md, 6: one row per node, one pair per edge into it; the order inside a pair is that of alpha's columns.
 _S1_NORMAL = (
     (_SKIP, _DIL3), (_SKIP, _DIL5),
     (_SKIP, _DIL5), (_SKIP, _SEP3), (_SKIP, _DIL3),

@@ -36,6 +36,7 @@ __all__ = ["METHODS", "Method", "compose", "configure", "method"]
 _FAMILIES = (darts, decay, exponentiated, amended, partial, progressive, smooth, robust, greedy, sampled, joint, random)
 
 METHODS: Mapping[str, Method] = MappingProxyType({each.name: each for family in _FAMILIES for each in family.METHODS})
+"""Every search method by the name that ``--method`` takes."""
 
 # What one core searches in half a minute. Digits are 8 x 8, so three cells already reduce them to 2 x 2. One thread,
 # so that the result does not depend on the number of cores; two win nothing on such small maps (87 ms a step for 83).
