@@ -74,6 +74,7 @@ def test_primitives_say_their_window() -> None:
 def test_the_presets_by_name() -> None:
     expected = (
         "darts",
+        "darts-without-none",
         "s1",
         "s2",
         "s3",

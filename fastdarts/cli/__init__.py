@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from fastdarts import __version__
-from fastdarts.cli import agree, bench, doctor, methods, options, plan, runs, tabulate
+from fastdarts.cli import agree, bench, doctor, methods, options, plan, runs, select, tabulate
 from fastdarts.cli import searches as several
 from fastdarts.cli.printing import how_to_continue, print_result, printable_streams
 from fastdarts.errors import Diverged, Interrupted, UserError
@@ -275,6 +275,7 @@ def show(
 
 app.command(epilog="Example: fastdarts runs runs/")(runs.runs)
 app.command(epilog="Example: fastdarts methods gdas")(methods.methods)
+app.command(epilog="Example: fastdarts select runs/mine --by perturbation")(select.select)
 app.command(epilog="Example: fastdarts plan --data cifar10 --method pc-darts --budget 11GB")(plan.plan)
 app.command(epilog="Examples: fastdarts bench --out here.json | fastdarts bench --compare here.json there.json")(
     bench.bench

@@ -24,10 +24,11 @@ from fastdarts.search.choices import (
 )
 from fastdarts.search.config import SearchConfig
 from fastdarts.search.curvature import Curvature, dominant_eigenvalue, hessian
-from fastdarts.search.job import SearchResult
 from fastdarts.search.loop import resume, search
 from fastdarts.search.methods import METHODS, Method, configure, method
 from fastdarts.search.progress import Progress
+from fastdarts.search.result import SearchResult
+from fastdarts.search.select import select
 
 __all__ = [
     "KINDS",
@@ -63,4 +64,5 @@ __all__ = [
     "method",
     "resume",
     "search",
+    "select",
 ]

@@ -42,6 +42,7 @@ _NODES = 4
 _FIXED_EDGES = tuple((source, node) for node in range(2, 2 + _NODES) for source in sorted({0, node - 1}))
 
 _DARTS_PAPER = "DARTS: Differentiable Architecture Search, ICLR 2019, arXiv 1806.09055"
+_SMOOTH_PAPER = "Stabilizing Differentiable Architecture Search via Perturbation, ICML 2020, arXiv 2002.05283"
 _ROBUST_PAPER = "Understanding and Robustifying Differentiable Architecture Search, ICLR 2020, arXiv 1909.09656"
 _AMENDED_PAPER = "Stabilizing DARTS with Amended Gradient Estimation on Architectural Parameters, arXiv 1910.11831"
 
@@ -103,10 +104,12 @@ _NB201 = ("none", _SKIP, "nor_conv_1x1", "nor_conv_3x3", _AVG)
 _NB201_REDUCE = _cell(((1, 2), (1, 3), (2, 3)), (("nor_conv_3x3",), (_SKIP,), ("nor_conv_3x3",)), (3,))
 
 _DARTS_CELL = _uniform(full_edges(_NODES), _DARTS)
+_WITHOUT_NONE = _uniform(full_edges(_NODES), _SEVEN)
 _PRESETS = {
     preset.name: preset
     for preset in (
         Space("darts", _DARTS_CELL, _DARTS_CELL, source=_DARTS_PAPER),
+        Space("darts-without-none", _WITHOUT_NONE, _WITHOUT_NONE, source=_SMOOTH_PAPER),
         _robust("s1", _S1_NORMAL, _S1_REDUCE),
         _same("s2", (_SKIP, _SEP3)),
         _same("s3", ("none", _SKIP, _SEP3)),
@@ -138,8 +141,9 @@ def space(name: str) -> Space:
     """Return a preset space by name; case and ``-``/``_`` do not count.
 
     Args:
-        name: darts; s1, s2, s3, s4 (RobustDARTS); amended-s1, amended-s2, amended-s2-full (Amended-DARTS);
-            darts-own, darts-8-nodes, kernel-zoo, nas-bench-201 (docs/large-spaces.md).
+        name: darts; darts-without-none (SmoothDARTS); s1, s2, s3, s4 (RobustDARTS); amended-s1, amended-s2,
+            amended-s2-full (Amended-DARTS); darts-own, darts-8-nodes, kernel-zoo, nas-bench-201
+            (docs/large-spaces.md).
 
     Raises:
         UserError: there is no such space.
