@@ -301,7 +301,7 @@ def test_a_terminal_of_80_columns_shows_step_and_time_left(capsys: pytest.Captur
         ("-h", 0, "Differentiable architecture search"),
         ("--version", 0, f"fastdarts {fastdarts.__version__}"),
         ("search -h", 0, "--hypergradient"),
-        ("serch", 2, "Did you mean 'search'?"),
+        ("serch", 2, "Did you mean 'search'"),
         ("search --metod gdas", 2, "No such option: --metod"),
         ("search --epochs many", 2, "Invalid value for '--epochs'"),
     ],
