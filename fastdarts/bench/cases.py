@@ -27,7 +27,7 @@ class Twins(NamedTuple):
         ours: the module on the engine.
         eager: the same in plain torch, of the same weights.
         inputs: what both are called with; those that require gradients get theirs.
-        loss: from the output to a scalar; None for a fixed random gradient of the output.
+        loss: from the output, of as many images as it has, to a scalar; None for a fixed random gradient of the output.
         gflop: of a step, by the plan, in 1e9; without the cell's preprocessing where it is a cell alone.
     """
 
@@ -96,7 +96,7 @@ def _network(space_name: str, channels: int, layers: int, batch: int, side: int,
     images, labels = torch.randn(batch, 3, side, side), torch.arange(batch) % 10
     work = supernet_flops(ours, batch, side, side)
     gflop = None if work is None else (work.forward + work.backward).total / 1e9
-    return Twins(ours, eager, [images], lambda logits: F.cross_entropy(logits, labels), gflop)
+    return Twins(ours, eager, [images], lambda logits: F.cross_entropy(logits, labels[: len(logits)]), gflop)
 
 
 def _networks(space_name: str, channels: int, layers: int, batch: int, partial: int = 1) -> dict[str, Any]:
