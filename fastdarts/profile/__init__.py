@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+from fastdarts.profile.ledger import Ledger, Share, watched
 from fastdarts.profile.memory import kept_bytes
 from fastdarts.profile.prediction import Predictor, Usage, largest_batch, measure
 from fastdarts.profile.tracker import Tracker
 from fastdarts.profile.work import supernet_flops
 
-__all__ = ["Predictor", "Tracker", "Usage", "kept_bytes", "largest_batch", "measure", "supernet_flops"]
+__all__ = [
+    "Ledger",
+    "Predictor",
+    "Share",
+    "Tracker",
+    "Usage",
+    "kept_bytes",
+    "largest_batch",
+    "measure",
+    "supernet_flops",
+    "watched",
+]
