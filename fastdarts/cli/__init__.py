@@ -1,4 +1,4 @@
-"""The command line: `fastdarts search | retrain | compare | show | runs | methods | plan | tabulate | doctor`."""
+"""The command line: `fastdarts search | retrain | compare | show | runs | methods | plan | profile | tabulate | doctor`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from fastdarts import __version__
-from fastdarts.cli import agree, doctor, methods, options, plan, runs, tabulate
+from fastdarts.cli import agree, doctor, methods, options, plan, profile, runs, tabulate
 from fastdarts.cli import searches as several
 from fastdarts.cli.printing import how_to_continue, print_result, printable_streams
 from fastdarts.errors import Diverged, Interrupted, UserError
@@ -273,6 +273,10 @@ def show(
 app.command(epilog="Example: fastdarts runs runs/")(runs.runs)
 app.command(epilog="Example: fastdarts methods gdas")(methods.methods)
 app.command(epilog="Example: fastdarts plan --data cifar10 --method pc-darts --budget 11GB")(plan.plan)
+app.command(
+    epilog="Examples: fastdarts profile --eager | fastdarts profile --data cifar10 --batch-size 16 --html profile.html | "
+    "fastdarts profile --sweep batch=16:64:x2 --sweep memory=all --budget 2GB"
+)(profile.profile)
 app.command(epilog="Example: fastdarts tabulate --space mine.json --seeds 0,1,2 --jobs 4")(tabulate.tabulate)
 app.command()(doctor.doctor)
 
