@@ -26,6 +26,7 @@ _PACKAGES = {
     "rich": "the command line",
     "scipy": "comparisons of runs",
     "matplotlib": "drawings and plots",
+    "jinja2": "the pages of reports",
     "tensorboard": "event files",
 }
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["Diverged", "Interrupted", "UserError"]
+__all__ = ["Diverged", "Interrupted", "UserError", "did_you_mean", "nearest"]
 
 
 class Diverged(Exception):
@@ -46,3 +48,25 @@ class UserError(ValueError):
         self.what, self.expected, self.remedy = what, expected, remedy
         parts = [what, f"expected {expected}" if expected else "", remedy]
         super().__init__("; ".join(part for part in parts if part))
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """The one of ``names`` that was probably meant, or ""; case and ``-``/``_`` do not count.
+
+    Args:
+        name: what was written.
+        names: what could have been written.
+    """
+    by_key = {_key(candidate): candidate for candidate in names}
+    found = difflib.get_close_matches(_key(name), by_key, n=1)
+    return by_key[found[0]] if found else ""
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """The remedy for an unknown name: "did you mean 'x'?", or "" where none is near."""
+    found = nearest(name, names)
+    return f"did you mean {found!r}?" if found else ""
+
+
+def _key(name: str) -> str:
+    return name.lower().replace("-", "_")

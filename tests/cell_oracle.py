@@ -31,6 +31,16 @@ UNEVEN = CellSpace(
 FAR = CellSpace(
     tuple(Edge(source, 2, ("dil_conv_5x5_d3", "sep_conv_3x3", "dil_conv_7x7_d3")) for source in range(2)), 1, (2,)
 )
+PLAIN = CellSpace(
+    (
+        Edge(0, 2, ("nor_conv_3x3", "avg_pool_5x5", "max_pool_3x3", "nor_conv_1x1")),
+        Edge(1, 2, ("max_pool_5x5", "skip_connect", "sep_conv_3x3")),
+        Edge(0, 3, ("none", "nor_conv_1x1", "max_pool_5x5")),
+        Edge(2, 3, ("nor_conv_3x3", "avg_pool_5x5", "dil_conv_3x3")),
+    ),
+    2,
+    (2, 3),
+)
 NOISY = CellSpace(
     tuple(Edge(source, node, ("noise", "sep_conv_3x3")) for node in (2, 3) for source in range(node)), 2, (2, 3)
 )
@@ -91,6 +101,8 @@ PLANS: dict[str, tuple[CellPlan, tuple[int, int, int]]] = {
     "noise": (planned(cell_plan(NOISY, 4, reduction=True)), (2, 5, 5)),
     "far": (planned(cell_plan(FAR, 4, reduction=True)), (2, 9, 12)),
     "far partial": (planned(cell_plan(FAR, 6, partial=2)), (1, 8, 11)),
+    "plain": (planned(cell_plan(PLAIN, 4)), (2, 6, 5)),
+    "plain reduction": (planned(cell_plan(PLAIN, 6, partial=2, reduction=True)), (2, 7, 6)),
     "twice": (_twice(), (2, 5, 5)),
     "partly": (_partly(partial=1, reduction=False), (2, 5, 6)),
     "partly partial": (_partly(partial=2, reduction=True), (2, 5, 7)),

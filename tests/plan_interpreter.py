@@ -58,6 +58,15 @@ class Interpreter:
             second = kernels[1] if len(kernels) > 1 else None
             x = self.mixed(self.states[each.source])
             self.keep(each.norm, reference.factorised_reduce(x, kernels[0], second, norm=lambda y: y))
+        for plain in stage.plain:
+            x, kernel = self.mixed(self.states[plain.source]), plain.kernel
+            if plain.weights:
+                (place,) = plain.weights
+                y = reference.relu_conv_bn(x, self.parameters[place], stride=plain.stride, norm=lambda y: y)
+            else:
+                pool = reference.max_pool if plain.kind == "wide_max_pool" else reference.avg_pool
+                y = pool(x, kernel=kernel, stride=plain.stride)
+            self.keep(plain.norm, y)
         self.stencil(stage.second, [self.normalised(row, self.values[row]).relu() for row in stage.second.sources])
 
     def stencil(self, call: StencilCall, sources: list[Tensor]) -> None:

@@ -169,7 +169,7 @@ def test_image_facts_are_true() -> None:
 @pytest.mark.parametrize(("skip", "kept"), [([], 1), (["skip_connect"], 2)], ids=["none", "one"])
 def test_a_space_of_ones_own_without_kernels(run: Any, tmp_path: Path, skip: list[str], kept: int) -> None:
     """What has a kernel beside it is fused all the same: a skip connection at stride 2 is kept in one mode alone."""
-    own = define_space("own", [*skip, "nor_conv_1x1", "nor_conv_3x3"], nodes=1, layers=1)
+    own = define_space("own", [*skip, "conv_3x1_1x3", "conv_7x1_1x7"], nodes=1, layers=1)
     path = tmp_path / "own.json"
     path.write_text(json.dumps(own.to_json()))
     found = plan_json(run, "--space", str(path), "--channels", "2", "--layers", "1", "--batch-size", "4")

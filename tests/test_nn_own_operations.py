@@ -92,7 +92,7 @@ def test_an_operation_in_the_peers_table(peer: Any, channels: int) -> None:
 WINDOWS = [
     names.Primitive("sep_conv_9x9", "sep_conv", 9),
     names.Primitive("dil_conv_3x3_4", "dil_conv", 3, 4),
-    names.Primitive("max_pool_5x5", "pool", 5),
+    names.Primitive("max_pool_9x9", "pool", 9),
 ]
 
 

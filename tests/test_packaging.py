@@ -160,6 +160,7 @@ def test_a_wheel_holds_everything_and_works(tmp_path: Path) -> None:
         archive.extractall(tmp_path / "site")
     modules = {path.relative_to(source).as_posix() for path in (source / "fastdarts").rglob("*.py")}
     modules |= {f"fastdarts/{path.relative_to(source).as_posix()}" for path in (source / "kernels").rglob("*.py")}
+    modules |= {path.relative_to(source).as_posix() for path in source.glob("fastdarts/report/templates/*")}
     assert modules | {f"fastdarts/_C{SUFFIX}", "fastdarts/py.typed"} <= names
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"fastdarts"}
     script = f"import fastdarts.kernels, fastdarts; print(fastdarts.__file__){CALL}"

@@ -29,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Differentiable architecture search: search, retrain, and compare with random choice.\n\n"
-    "Start with `fastdarts search`: it searches on the digits, which it ships, and needs no other file.",
+    "Start with `fastdarts search`: it uses the handwritten digits that are shipped and needs no other file.",
 )
 
 # typer 0.29 carries click inside itself and earlier ones import it; what both show is this class's ancestry.
@@ -85,9 +85,9 @@ def search(
     previous: options.Previous = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Search for an architecture; ends with a genotype, its test accuracy, and a report.
+    """Search for an architecture. The result is a genotype, its test accuracy and a report.
 
-    Before it begins it says how many networks it will train and how long that takes.
+    Before it starts, it says how many networks it will train and how long that will take.
     """
     from fastdarts import search as searching
     from fastdarts.cli.afterwards import finish_run
@@ -139,7 +139,7 @@ def retrain(
     previous: options.Previous = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Train the network of a genotype from scratch and test it, once, at the end."""
+    """Train the network of a genotype from scratch, and test it once, at the end."""
     from fastdarts import evaluate
     from fastdarts.cli.settings import absolute, retraining
     from fastdarts.cli.targets import read_target
@@ -193,10 +193,11 @@ def compare(
     backend: options.Backend = "auto",
     as_json: options.AsJson = False,
 ) -> None:
-    """Set a genotype, or what search methods find, beside random cells of the space; or two runs side by side.
+    """Compare a genotype, or what search methods find, with random cells of the same space; or compare two runs.
 
-    Without --run it is kept inside the run folder, or in runs/compare-TARGET or runs/compare-methods-DATA, beside those
-    with other settings. The same call again continues it; with --methods, more methods or seeds add to it.
+    Without --run the comparison is kept in the folder of the run, or in runs/compare-TARGET or
+    runs/compare-methods-DATA; other settings get a folder of their own. The same command continues it. With --methods,
+    more methods or seeds are added to it.
     """
     from fastdarts import evaluate
     from fastdarts.cli.afterwards import record_comparison
@@ -242,18 +243,18 @@ def show(
     report: options.Report = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Draw a genotype, or a run's, in the terminal, as SVG or as PNG."""
+    """Draw a genotype, or the one of a run, in the terminal, as SVG or as PNG."""
     from fastdarts import report as reporting
     from fastdarts.cli.console import console
     from fastdarts.cli.targets import read_target
 
     for name, path in (("svg", svg), ("png", png)):
         if path is not None and path.suffix.lower() != f".{name}":
-            raise UserError(f"--{name} {path}", f"a file named .{name}", "it would hold what its name does not say")
+            raise UserError(f"--{name} {path}", f"a file named .{name}", "the ending has to say what the file holds")
     chosen = read_target(target)
     searched = chosen.search
     if report and searched is None:
-        raise UserError(f"{target!r} is no search", "the run folder of a search with --report")
+        raise UserError(f"{target!r} is no search", "with --report, the run folder of a search")
     if chosen.note:
         _progress().note(chosen.note)
     result: dict[str, Any] = {"text": chosen.genotype.text()}
@@ -300,7 +301,7 @@ def _check_resumption(context: typer.Context) -> None:
             raise UserError(
                 f"{typed.get(name, '--' + name.replace('_', '-'))} was given beside --resume",
                 f"fastdarts {context.info_name} --resume RUN alone, or with --epochs",
-                "a resumed run keeps its settings",
+                "a resumed run keeps the settings that it was started with",
             )
 
 
@@ -354,7 +355,7 @@ def main() -> None:
         typer.echo(f"fastdarts: {stop}; continue with: {how_to_continue(stop.path, _command())}", err=True)
         code = 130
     except (typer.Abort, KeyboardInterrupt):
-        typer.echo("fastdarts: stopped at once; a run continues from its last checkpoint with --resume", err=True)
+        typer.echo("fastdarts: stopped at once; --resume continues a run from its last checkpoint", err=True)
         code = 130
     raise SystemExit(code)
 

@@ -87,7 +87,7 @@ def record_comparison(path: Path, comparison: dict[str, Any], progress: Progress
         heads = keep_comparison(folder, comparison)
     if heads != comparison:
         budget = as_budget(heads.get("budget")) or "a larger budget"
-        progress.note(f"{path} keeps the comparison of {budget} as its headline; this one stands beside it")
+        progress.note(f"the report of {path} still leads with the comparison of {budget}; this one is listed below it")
     return write_report(path)
 
 

@@ -1,4 +1,4 @@
-"""Before long work: how many networks, epochs, hours and gigabytes, and whether that is wanted."""
+"""Before long work: say how many networks, epochs, hours and gigabytes it takes, and ask whether to start."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
 
 __all__ = ["Yes", "agree", "announce_comparison", "announce_methods", "announce_searches", "announce_training"]
 
-# What takes no longer than a coffee is said and done.
+# Shorter work is announced, but not asked about.
 _ASK_SECONDS = 600.0
 
 Yes = Annotated[
     bool,
     typer.Option(
-        "--yes", "-y", help="Begin trainings of over ten minutes without asking; only a terminal is ever asked."
+        "--yes", "-y", help="Start trainings of over ten minutes without asking. (Only a terminal is ever asked.)"
     ),
 ]
 Note = Callable[[str], None]
 
 
 def announce_training(config: RetrainConfig, path: Path, yes: bool, note: Note) -> None:
-    """Of one training in a new folder; nothing for a folder that it will be refused in."""
+    """Announce one training in a new folder; nothing is said for a folder in which it will be refused."""
     from fastdarts import evaluate
 
     if not path.exists():
@@ -38,7 +38,7 @@ def announce_training(config: RetrainConfig, path: Path, yes: bool, note: Note) 
 
 
 def announce_comparison(left: Sequence[RetrainConfig], yes: bool, note: Note) -> None:
-    """Of the trainings that a comparison has to do; nothing where there are none."""
+    """Announce the trainings that a comparison still has to do, if there are any."""
     from fastdarts import evaluate
 
     if left:
@@ -56,7 +56,7 @@ def announce_searches(
     selection: Mapping[str, Any] | None = None,
     jobs: int = 1,
 ) -> None:
-    """Of searches and the trainings that follow, in a new folder; nothing where none do.
+    """Announce searches in a new folder and the trainings that follow; nothing is said where none follow.
 
     Args:
         configs: the searches.
@@ -95,7 +95,7 @@ def announce_searches(
 def announce_methods(
     searches: Sequence[SearchConfig], trainings: Sequence[RetrainConfig], space: Space, yes: bool, note: Note, jobs: int
 ) -> None:
-    """Of what a comparison of methods has to do; nothing where all is done."""
+    """Announce what a comparison of methods still has to do, if there is anything."""
     from fastdarts import evaluate
 
     parts = evaluate.estimate_searches(searches, search_space=space)
@@ -105,21 +105,21 @@ def announce_methods(
 
 
 def agree(parts: Sequence[Estimate], yes: bool, note: Note, *, jobs: int = 1) -> None:
-    """Say what is to come; ask where it is long and somebody sits at the terminal.
+    """Say what is to come; if it takes long and a person sits at the terminal, ask first.
 
     Args:
         parts: what is to come.
-        yes: whether that was agreed to already.
-        note: tells a person one line.
+        yes: whether it was already agreed to (``--yes``).
+        note: prints a line for a person.
         jobs: processes at a time.
 
     Raises:
-        typer.Exit: with code 1, if it is not wanted.
+        typer.Exit: with code 1, if the answer is no.
     """
     note(in_words(parts, jobs))
     long = sum(part.seconds for part in parts) > _ASK_SECONDS * jobs
-    if long and not yes and sys.stdin.isatty() and sys.stderr.isatty() and not typer.confirm("Begin?", err=True):
-        note("nothing was begun; fewer epochs, channels, layers or random cells take less")
+    if long and not yes and sys.stdin.isatty() and sys.stderr.isatty() and not typer.confirm("Start?", err=True):
+        note("nothing was started; fewer epochs, channels, layers or random cells take less time")
         raise typer.Exit(1)
 
 

@@ -11,7 +11,7 @@ __all__ = ["doctor"]
 
 
 def doctor(as_json: options.AsJson = False) -> None:
-    """Say which backends are live, which are not and why, and what the machine has."""
+    """Show which backends work here, why the others do not, and what this machine has."""
     from fastdarts import _doctor
 
     facts = _doctor.report()

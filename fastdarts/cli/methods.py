@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 __all__ = ["methods"]
 
-Name = Annotated[str | None, typer.Argument(help="Tell everything about this method. (default: list all)")]
+Name = Annotated[str | None, typer.Argument(help="Show all about this method. (default: list all methods)")]
 
 
 def methods(name: Name = None, as_json: options.AsJson = False) -> None:
-    """List the search methods, or tell a method's published values and the settings that are its own."""
+    """List the search methods, or show the published values and the options of one method."""
     from fastdarts.search import METHODS, method
 
     chosen = list(METHODS.values()) if name is None else [method(name)]
@@ -43,7 +43,7 @@ def _table(chosen: list[Method]) -> None:
     from rich.table import Table
 
     out = Console(highlight=False, markup=False)
-    # In a pipe there is no width to wrap at: a line a method, for grep.
+    # In a pipe there is no width to wrap at: a line per method, for grep.
     if not out.is_terminal:
         for method in chosen:
             typer.echo(f"{method.name}\t{method.summary}\t{method.source}")

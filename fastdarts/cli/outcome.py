@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import typer
@@ -107,5 +108,5 @@ def _compared(comparison: Mapping[str, Any]) -> dict[str, str]:
     return {
         "test accuracy": f"{as_percent(found['mean'])} after {as_budget(comparison.get('budget'))}",
         "random cells": f"{as_percent(comparison['random_mean'])}, the mean of {count} of the same budget",
-        "parameters": f"{as_count(found['parameters'])}, random cells {as_count(sum(sizes) / len(sizes))} on average",
+        "parameters": f"{as_count(found['parameters'])}, random cells {as_count(fmean(sizes))} on average",
     }

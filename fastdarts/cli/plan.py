@@ -34,11 +34,15 @@ _DTYPES = ("float32", "bfloat16")
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _UNITS |= {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
-Budget = Annotated[str | None, typer.Option(help="Memory to stay in, e.g. 11GB or 8GiB; also asks the largest batch.")]
+Budget = Annotated[
+    str | None, typer.Option(help="Memory limit, e.g. 11GB or 8GiB. Also finds the largest batch that fits.")
+]
 Classes = Annotated[int | None, typer.Option(help="Number of classes. (default: the data set's)")]
-Dtype = Annotated[str, typer.Option(help="Of weights and images: float32 or bfloat16.")]
-ImageSize = Annotated[str | None, typer.Option(help="Pixels, 32 or 224x192 (H x W). (default: the data set's)")]
-Memory = Annotated[str, typer.Option(help="fast, balanced, lean or all.")]
+Dtype = Annotated[str, typer.Option(help="Data type of weights and images: float32 or bfloat16.")]
+ImageSize = Annotated[
+    str | None, typer.Option(help="Image size in pixels, e.g. 32 or 224x192 (H x W). (default: the data set's)")
+]
+Memory = Annotated[str, typer.Option(help="Memory mode: fast, balanced, lean or all.")]
 
 
 def plan(
@@ -56,7 +60,7 @@ def plan(
     settings: options.Settings = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Say what a search step needs in each memory mode, and whether that fits; allocates nothing."""
+    """Show how much memory a search step needs in each memory mode, and whether it fits. Allocates nothing."""
     import torch
 
     from fastdarts.cli.settings import configured
@@ -152,6 +156,8 @@ def _bytes(text: str) -> int:
 
 def _verdict(usages: Mapping[str, Usage], largest: Mapping[str, int], budget: int) -> str:
     """One sentence: the first mode that fits, since each one is slower than the one before."""
+    from fastdarts.report.words import as_bytes
+
     batch = next(iter(usages.values())).batch
     most = max(largest, key=lambda mode: largest[mode])
     fitting = next((mode for mode, usage in usages.items() if usage.total_bytes <= budget), None)
@@ -159,7 +165,8 @@ def _verdict(usages: Mapping[str, Usage], largest: Mapping[str, int], budget: in
         more = f" ({largest[most]} with {most})" if largest[most] > largest[fitting] else ""
         return f"fits with {fitting} at batch {batch}; largest batch {largest[fitting]}{more}"
     least = min(usages, key=lambda mode: usages[mode].total_bytes)
-    misses = f"does not fit at batch {batch}: {least} takes {_human(usages[least].total_bytes)} of {_human(budget)}"
+    needed = as_bytes(usages[least].total_bytes, 3)
+    misses = f"does not fit at batch {batch}: {least} takes {needed} of {as_bytes(budget, 3)}"
     if not largest[most]:
         return f"{misses}; no batch fits"
     return f"{misses}; largest batch {largest[most]} with {most}"
@@ -175,14 +182,6 @@ def _as_json(usage: Usage, largest: int | None, budget: int | None) -> dict[str,
     return values
 
 
-def _human(count: float) -> str:
-    """Bytes as people say them, in powers of ten."""
-    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= size:
-            return f"{count / size:.3g} {unit}"
-    return f"{count:.0f} B"
-
-
 def _gflop(work: Work) -> str:
     return f"{work.total / 1e9:.4g}"
 
@@ -190,6 +189,8 @@ def _gflop(work: Work) -> str:
 def _print(facts: Mapping[str, Any], usages: Mapping[str, Usage], largest: Mapping[str, int], verdict: str) -> None:
     from rich.console import Console
     from rich.table import Table
+
+    from fastdarts.report.words import as_bytes
 
     height, width = facts["image_size"]
     title = f"{facts['space']}, {facts['method']}: C {facts['channels']}, {facts['layers']} cells, "
@@ -200,14 +201,14 @@ def _print(facts: Mapping[str, Any], usages: Mapping[str, Usage], largest: Mappi
         table.add_column(name, justify="left" if name == "memory" else "right")
     for mode, usage in usages.items():
         work = ("-", "-") if usage.flops is None else (_gflop(usage.flops.forward), _gflop(usage.flops.backward))
-        row = [_human(each) for each in (usage.kept_bytes, usage.peak_bytes, usage.total_bytes)]
+        row = [as_bytes(each, 3) for each in (usage.kept_bytes, usage.peak_bytes, usage.total_bytes)]
         table.add_row(mode, *row, *work, *([str(largest[mode])] if largest else []))
     out = Console(highlight=False, markup=False, width=None if Console().is_terminal else 120)
     out.print(table)
     usage = next(iter(usages.values()))
     parts = ("weights", usage.weight_bytes), ("optimisers", usage.optimiser_bytes), ("two batches", usage.batch_bytes)
-    besides = ", ".join(f"{name} {_human(count)}" for name, count in parts)
-    gradients = _human(usage.gradient_bytes)
+    besides = ", ".join(f"{name} {as_bytes(count, 3)}" for name, count in parts)
+    gradients = as_bytes(usage.gradient_bytes, 3)
     out.print(f"search step: the peak, with gradients of {gradients} at its end, and {besides}", soft_wrap=True)
     for note in facts["notes"]:
         out.print(f"note: {note}", soft_wrap=True)

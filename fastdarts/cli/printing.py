@@ -54,7 +54,7 @@ def print_json(value: Any) -> None:
 
 
 def print_result(result: dict[str, Any], as_json: bool) -> None:
-    """A line an entry, or the whole as JSON; then ends as :func:`fail_if_diverged` does."""
+    """A line per entry, or the whole as JSON; then ends as :func:`fail_if_diverged` does."""
     if as_json:
         print_json(result)
     else:

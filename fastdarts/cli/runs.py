@@ -13,9 +13,9 @@ from fastdarts.errors import UserError
 
 __all__ = ["Other", "compare_pair", "runs"]
 
-Folder = Annotated[Path, typer.Argument(help="A folder of runs, or one run.")]
+Folder = Annotated[Path, typer.Argument(help="A folder of runs, or one run folder.")]
 Other = Annotated[
-    str | None, typer.Argument(help="A second run: the two are set side by side, and nothing is trained.")
+    str | None, typer.Argument(help="A second run: the two are compared as they are, and nothing is trained.")
 ]
 
 # What a table leaves of a long name or text.
@@ -23,7 +23,7 @@ _WIDEST = 44
 
 
 def runs(folder: Folder = Path("runs"), as_json: options.AsJson = False) -> None:
-    """List runs, the newest first: method, data, when, result, state."""
+    """List the runs in a folder, the newest first: method, data, date, result, state."""
     from fastdarts.report.listing import list_runs
 
     entries = list_runs(folder)
@@ -57,8 +57,8 @@ def compare_pair(context: typer.Context, first: str | None, second: str, as_json
         if name not in ("target", "other", "as_json") and source is not None and source.name == "COMMANDLINE":
             raise UserError(
                 f"--{name.replace('_', '-')} was given with two runs",
-                "two runs alone, which are set side by side",
-                "to train and compare, name one run: fastdarts compare RUN --random-cells 19",
+                "two runs and no other option",
+                "two runs are compared as they are; to train random cells, name one run: fastdarts compare RUN",
             )
     a, b = (read_run(str(each)) for each in (first, second))
     rows, words = pair_rows(a, b), pair_words(a, b)

@@ -36,24 +36,30 @@ __all__ = [
 
 Grid = Annotated[
     list[str] | None,
-    typer.Option(metavar="NAME=A,B", help="Search with each value, e.g. weight_decay=3e-4,9e-4. Repeatable."),
+    typer.Option(metavar="NAME=A,B", help="Search once with each value, e.g. weight_decay=3e-4,9e-4. Repeatable."),
 ]
-Jobs = Annotated[int, typer.Option(help="Processes at a time, where there are several runs.")]
-Methods = Annotated[str, typer.Option(help="Compare these search methods with random choice instead: a,b,c.")]
+Jobs = Annotated[int, typer.Option(help="Number of runs to do at the same time, where there are several.")]
+Methods = Annotated[
+    str, typer.Option(help="Compare these search methods (a,b,c) with random choice, instead of a genotype.")
+]
 SearchSettings = Annotated[
     list[str] | None,
     typer.Option(
-        "--search-set", metavar="NAME=VALUE", help="With --methods: of the searches; METHOD:NAME=VALUE of one method's."
+        "--search-set",
+        metavar="NAME=VALUE",
+        help="With --methods: a setting of all searches. METHOD:NAME=VALUE sets it for one method.",
     ),
 ]
-Searches = Annotated[int, typer.Option(help="Search so often, with this seed and the next ones; validation chooses.")]
+Searches = Annotated[
+    int, typer.Option(help="Number of searches, with this seed and the next ones. Validation picks the best.")
+]
 Seeds = Annotated[
     str,
-    typer.Option(help="Seeds, 0,1,2; or how many, 3, which are the same. (default: 1; with --methods 5)"),
+    typer.Option(help="Seeds, e.g. 0,1,2, or how many: 3 means 0,1,2. (default: 1; with --methods 5)"),
 ]
 SelectEpochs = Annotated[
     int | None,
-    typer.Option(help="Epochs of the trainings by which several searches are judged. (default: 100; digits 15)"),
+    typer.Option(help="Epochs of the trainings that decide between several searches. (default: 100; digits 15)"),
 ]
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9.+-]+")
@@ -81,7 +87,7 @@ def search_single(
         What the command prints.
 
     Raises:
-        UserError: for what cannot be meant, before anything is written.
+        UserError: for options that contradict each other or do not fit, before anything is written.
     """
     from fastdarts import search as searching
     from fastdarts.cli.afterwards import finish_run
@@ -120,7 +126,7 @@ def search_several(
         run: the run folder to create.
         jobs: processes at a time.
         after: what follows, from :func:`fastdarts.cli.settings.plan_after`.
-        yes: whether nobody need be asked before long work.
+        yes: whether to start long work without asking.
         progress: who watches.
         command: how it was started.
 
@@ -128,7 +134,7 @@ def search_several(
         What the command prints.
 
     Raises:
-        UserError: for what cannot be meant, before anything is written.
+        UserError: for options that contradict each other or do not fit, before anything is written.
     """
     from fastdarts import evaluate
     from fastdarts.cli.settings import configured
@@ -137,7 +143,7 @@ def search_several(
         raise UserError(f"searches is {searches}", f"1 to {MOST}")
     cells = _cells(grid)
     if searches > 1 and any(name == "seed" for name, _ in cells[0]):
-        raise UserError(f"--grid seed beside --searches {searches}", "one of the two")
+        raise UserError(f"--grid seed beside --searches {searches}", "only one of the two")
     configs = {}
     for cell in cells:
         pairs = [f"{name}={value}" for name, value in cell]
@@ -176,11 +182,13 @@ def continue_several(run: Path, epochs: int | None, previous: bool, *, jobs: int
     from fastdarts import evaluate
 
     if epochs is not None:
-        raise UserError(f"--epochs for {run}, which holds several searches", "--resume RUN alone, or a new search")
+        raise UserError(
+            f"--epochs was given for {run}, which holds several searches", "--resume RUN alone, or a new search"
+        )
     if previous:
         raise UserError(
-            f"--previous for {run}, which holds several searches",
-            "the folder of one",
+            f"--previous was given for {run}, which holds several searches",
+            "the folder of one search",
             f"fastdarts search --resume {run / 'searches'}/NAME --previous, then --resume {run}",
         )
     evaluate.continue_many(run, jobs=jobs, progress=progress)
@@ -214,7 +222,7 @@ def compare_with_random(
         settings: the texts of ``--set``.
         search_settings: the texts of ``--search-set``.
         jobs: processes at a time.
-        yes: whether nobody need be asked before long work.
+        yes: whether to start long work without asking.
         progress: who watches.
         command: how it was started.
 
@@ -222,7 +230,7 @@ def compare_with_random(
         The comparison, with ``path`` and ``report``.
 
     Raises:
-        UserError: for what cannot be meant, before anything is written.
+        UserError: for options that contradict each other or do not fit, before anything is written.
     """
     from fastdarts import evaluate
     from fastdarts.cli.settings import given, read_seeds, read_settings
@@ -282,7 +290,10 @@ def check_single(context: typer.Context) -> None:
     """Refuse the options of several searches for a single one."""
     for name, spelt in (("select_epochs", "--select-epochs"), ("jobs", "--jobs")):
         if _typed(context, name):
-            raise UserError(f"{spelt} was given for a single search", "several: --searches N or --grid NAME=A,B")
+            raise UserError(
+                f"{spelt} was given for a single search",
+                "it only with several searches: --searches N or --grid NAME=A,B",
+            )
 
 
 def _typed(context: typer.Context, name: str) -> bool:
@@ -322,9 +333,13 @@ def _cells(grid: Sequence[str] | None) -> list[tuple[tuple[str, str], ...]]:
         # A setting that is itself a list of numbers has its values parted by semicolons.
         listed = [value.strip() for value in values.split(";" if ";" in values else ",") if value.strip()]
         if not found or not name or not listed:
-            raise UserError(f"--grid {text}", "NAME=A,B with a setting's name and its values", "as --set takes them")
+            raise UserError(
+                f"--grid {text}",
+                "NAME=A,B with the name of a setting and its values",
+                "names and values are those of --set",
+            )
         if name in axes:
-            raise UserError(f"--grid {text}: {name} is given twice", "it once")
+            raise UserError(f"--grid {text}: {name} is given twice", "each setting once")
         axes[name] = [(name, value) for value in listed]
     cells = list(itertools.product(*axes.values()))
     if len(cells) > MOST:

@@ -110,7 +110,7 @@ def read_settings(
             remedy = f"use {otherwise[name]}" if name in otherwise else ""
             raise UserError(f"--set {pair}", f"NAME=VALUE with one of {known}", remedy)
         if name in values or named.get(name) is not None:
-            raise UserError(f"--set {pair}: {name} is given twice", "it once")
+            raise UserError(f"--set {pair}: {name} is given twice", "each setting once")
         read, kind = readers[name]
         try:
             values[name] = read(text)
@@ -162,7 +162,7 @@ def read_seeds(text: str) -> tuple[int, ...]:
         return numbers
     if len(numbers) != 1 or not 1 <= numbers[0] <= MOST:
         remedy = f"a single seed is written with a comma: --seeds {text.strip()}," if text.strip() else ""
-        raise UserError(f"--seeds {text}", f"a list such as 0,1,2, or how many, 1 to {MOST}", remedy)
+        raise UserError(f"--seeds {text}", f"a list such as 0,1,2, or how many (1 to {MOST})", remedy)
     return tuple(range(numbers[0]))
 
 
@@ -200,7 +200,7 @@ def plan_after(
     chosen = {f"retrain_{name}": value for name, value in given(sizes).items()}
     if chosen and not retrain_epochs:
         option = next(iter(chosen)).replace("_", "-")
-        raise UserError(f"--{option} without trainings", "epochs for them", "add --retrain-epochs N")
+        raise UserError(f"--{option} without trainings after the search", "epochs for them", "add --retrain-epochs N")
     return {"retrain_epochs": retrain_epochs, "random_cells": random_cells, **chosen}
 
 

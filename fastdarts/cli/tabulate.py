@@ -16,15 +16,18 @@ from fastdarts.errors import UserError
 
 __all__ = ["tabulate"]
 
-Jobs = Annotated[int, typer.Option(help="Processes at a time; the table is the same with any number.")]
+Jobs = Annotated[int, typer.Option(help="Number of trainings to do at the same time. The table does not depend on it.")]
 Layers = Annotated[int | None, typer.Option(help="Number of cells. (default: the space's)")]
 Output = Annotated[Path | None, typer.Option(help="Also write the table to this file.")]
-Portion = Annotated[float, typer.Option(help="Share of the training images that train; the rest validates.")]
-Run = Annotated[Path | None, typer.Option("--run", help="Folder of the table; the same call continues it.")]
+Portion = Annotated[float, typer.Option(help="Share of the training images used for training. The rest validates.")]
+Run = Annotated[Path | None, typer.Option("--run", help="Folder of the table. The same command continues it.")]
 Seeds = Annotated[
-    str, typer.Option(help="Training seeds, 0,1,2; or how many, 3, which are the same. Every network takes each.")
+    str,
+    typer.Option(help="Training seeds, e.g. 0,1,2, or how many: 3 means 0,1,2. Every network is trained with each."),
 ]
-SpaceFile = Annotated[str | None, typer.Option("--space", help="A JSON file of a small space, or a name.")]
+SpaceFile = Annotated[
+    str | None, typer.Option("--space", help="A JSON file that describes a small space, or the name of a space.")
+]
 
 
 def tabulate(
@@ -47,7 +50,7 @@ def tabulate(
 ) -> None:
     """Train every network of a small space from scratch, and keep their accuracies in one file.
 
-    Without --run it is kept in runs/tabulate-SPACE-DATA. The same call again continues it.
+    Without --run the table is kept in runs/tabulate-SPACE-DATA. The same command continues it.
     """
     from fastdarts import evaluate
     from fastdarts.cli.console import console, make_progress

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import os
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from fastdarts.data.files import Array, Part, Source, reading
 from fastdarts.data.idx import FASHION_MNIST, MNIST, read_idx
 from fastdarts.data.imageset import DataError, ImageSet, channel_statistics
 from fastdarts.data.svhn import SVHN, read_svhn
+from fastdarts.errors import did_you_mean
 
 __all__ = ["load_images", "names"]
 
@@ -54,12 +54,8 @@ def load_images(name: str, root: str | os.PathLike[str] | None = None) -> tuple[
             message names the file, what was found, what was expected and what to do.
     """
     if name not in _READERS:
-        near = difflib.get_close_matches(str(name).lower(), _READERS, n=1, cutoff=0.5)
-        raise DataError(
-            f"unknown data set {name!r}",
-            f"one of {', '.join(_READERS)}",
-            f"did you mean {near[0]!r}?" if near else "use from_dataset for your own",
-        )
+        remedy = did_you_mean(str(name), _READERS) or "use from_dataset for your own"
+        raise DataError(f"unknown data set {name!r}", f"one of {', '.join(_READERS)}", remedy)
     source, read = _READERS[name]
     with reading(str(root), source):
         parts = read(root)

@@ -7,10 +7,11 @@ from fastdarts.evaluate.estimate import Estimate, estimate_searches, estimate_tr
 from fastdarts.evaluate.folders import free_folder
 from fastdarts.evaluate.methods import compare_methods, left_to_do, methods_folder
 from fastdarts.evaluate.paired import compare_paired
-from fastdarts.evaluate.regret import Network, Table, mean_and_spread, trajectory
+from fastdarts.evaluate.regret import Network, Table, trajectory
 from fastdarts.evaluate.retrain import RetrainConfig, budget, continue_retrain, retrain, retrain_once
 from fastdarts.evaluate.searches import best_search, continue_many, search_many, selection_budget
 from fastdarts.evaluate.tabulate import genotypes, tabulate
+from fastdarts.report.intervals import mean_and_spread
 
 __all__ = [
     "Estimate",

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from fastdarts._backend import use_backend
 from fastdarts.errors import Diverged, UserError
 from fastdarts.evaluate.folders import continued, free_folder
 from fastdarts.evaluate.retrain import RetrainConfig, RetrainJob, Sets, begun, images_of, retrain_once
-from fastdarts.report.intervals import logit_interval
+from fastdarts.report.intervals import logit_interval, mean_and_spread
 from fastdarts.search.interrupt import stoppable
 from fastdarts.search.progress import Progress, watcher
 from fastdarts.spaces import Genotype, Space, random_genotype
@@ -153,9 +153,9 @@ def _trainings(
 ) -> tuple[list[str], dict[str, RetrainConfig]]:
     """The genotypes' names, the found one's first, and every training's configuration by its name."""
     if random_cells > _MOST:
-        raise UserError(f"random_cells is {random_cells}", f"at most {_MOST}", "20 decide most questions")
+        raise UserError(f"random_cells is {random_cells}", f"at most {_MOST}", "20 are enough for most questions")
     if random_cells < 2:
-        raise UserError(f"random_cells is {random_cells}", "at least 2, better 20", "an interval needs a spread")
+        raise UserError(f"random_cells is {random_cells}", "at least 2, better 20", "an interval needs several values")
     if not seeds or len(set(seeds)) != len(seeds):
         raise UserError(f"seeds are {list(seeds)}", "one or more different numbers")
     settings = {key: value for key, value in settings.items() if key != "seed"}
@@ -166,7 +166,7 @@ def _trainings(
         raise UserError(
             f"the genotype is not of space {search_space.name}: {error.what}",
             error.expected,
-            "random cells of another space say nothing about it: name its own (--space NAME or a JSON file)",
+            "name its own space (--space NAME or a JSON file): random cells of another one say nothing about it",
         ) from error
     randoms = [random_genotype(search_space, index, layers=layers) for index in range(random_cells)]
     names = ["found"] + [f"random-{index:03d}" for index in range(random_cells)]
@@ -188,7 +188,7 @@ def statistics(found: Sequence[Mapping[str, Any]], randoms: Sequence[Sequence[Ma
     """Where the found genotype stands among the random ones.
 
     Args:
-        found: the found genotype's results, one a training seed, as :func:`fastdarts.evaluate.retrain` returns.
+        found: the found genotype's results, one per training seed, as :func:`fastdarts.evaluate.retrain` returns.
         randoms: the same for each random genotype.
 
     Returns:
@@ -204,23 +204,22 @@ def statistics(found: Sequence[Mapping[str, Any]], randoms: Sequence[Sequence[Ma
         return {
             "text": results[0]["text"],
             "accuracies": accuracies,
-            "mean": math.fsum(accuracies) / len(accuracies),
+            "mean": fmean(accuracies),
             "parameters": results[0]["parameters"],
         }
 
     chosen, others = summary(found), [{"index": i} | summary(each) for i, each in enumerate(randoms)]
     means = [each["mean"] for each in others]
     count = len(means)
-    mean = math.fsum(means) / count
-    std = math.sqrt(math.fsum((each - mean) ** 2 for each in means) / (count - 1))
+    mean, spread = mean_and_spread(means)
     better = sum(each > chosen["mean"] for each in means)
     exact = stats.binomtest(better, count).proportion_ci(0.95, "exact")
     return {
         "found": chosen,
         "random": others,
         "random_mean": mean,
-        "random_std": std,
-        "random_parameters": math.fsum(each["parameters"] for each in others) / count,
+        "random_std": spread,
+        "random_parameters": fmean(each["parameters"] for each in others),
         "interval95": list(logit_interval(means)),
         "beaten_by": better / count,
         "beaten_by95": [float(exact.low), float(exact.high)],

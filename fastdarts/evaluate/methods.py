@@ -15,7 +15,7 @@ from fastdarts.errors import Diverged, UserError
 from fastdarts.evaluate.folders import continued, free_folder
 from fastdarts.evaluate.paired import compare_paired
 from fastdarts.evaluate.retrain import RetrainConfig, RetrainJob, Sets, begun, budget, images_of
-from fastdarts.evaluate.tasks import Task, run_tasks
+from fastdarts.evaluate.tasks import Task, run_named
 from fastdarts.search.config import SearchConfig
 from fastdarts.search.interrupt import stoppable
 from fastdarts.search.job import SearchJob
@@ -30,7 +30,7 @@ RANDOM = "random"
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-    """What a comparison does, checked: one search a method and seed, and one training a network and seed."""
+    """What a comparison does, checked: one search per method and seed, and one training per network and seed."""
 
     methods: tuple[str, ...]
     seeds: tuple[int, ...]
@@ -101,7 +101,7 @@ def compare_methods(
     """Set search methods beside random choice: same space, same seeds, same training of what is found.
 
     For each seed every method searches with it; the genotype it ends with is trained from scratch with that same seed
-    and the same budget as all others, and tested once. ``random`` is one genotype a seed, drawn uniformly from the
+    and the same budget as all others, and tested once. ``random`` is one genotype per seed, drawn uniformly from the
     space, and costs no search. Networks of one seed thus share their training's random numbers, and the differences to
     ``random`` are taken seed by seed. The test set is read by these trainings only, after their last epoch.
 
@@ -215,7 +215,9 @@ def _plan(
     for name in names:
         method(name)
     if len(seeds) < 2 or len(set(seeds)) != len(seeds):
-        raise UserError(f"seeds are {list(seeds)}", "at least 2 different ones, better 5", "an interval needs a spread")
+        raise UserError(
+            f"seeds are {list(seeds)}", "at least 2 different ones, better 5", "an interval needs several values"
+        )
     overrides = {key: value for key, value in (training or {}).items() if key != "seed"}
     plan = _Plan(names, tuple(seeds), data, search_space or space("darts"), dict(search or {}), overrides)
     plan.searches()
@@ -244,18 +246,17 @@ def _run(plan: _Plan, root: Path, sets: Sets | None, jobs: int, progress: Progre
         (name, seed): Task(_search_path(root, name, seed), config, plan.space, train_set, command)
         for (name, seed), config in plan.searches().items()
     }
-    searched = dict(zip(tasks, run_tasks(list(tasks.values()), jobs=jobs, progress=progress), strict=True))
-    found = {key: result for key, result in searched.items() if "diverged" not in result}
-    genotypes = {key: Genotype.from_json(result["genotype"]) for key, result in found.items()}
+    searched, diverged = run_named(tasks, jobs=jobs, progress=progress)
+    genotypes = {key: Genotype.from_json(result["genotype"]) for key, result in searched.items()}
     genotypes |= {(RANDOM, seed): plan.random(seed) for seed in plan.seeds}
     configs = {key: plan.trained(genotype, key[1]) for key, genotype in genotypes.items()}
     # By content: a network that two methods found with one seed is trained once, and stays where it is when methods
     # are added.
     paths = {key: root / "trainings" / _training_name(config) for key, config in configs.items()}
     trainings = {paths[key]: Task(paths[key], config, images=sets) for key, config in configs.items()}
-    trained = dict(zip(trainings, run_tasks(list(trainings.values()), jobs=jobs, progress=progress), strict=True))
-    results = {key: trained[path] for key, path in paths.items()}
-    diverged = {key: each["diverged"] for key, each in (searched | results).items() if "diverged" in each}
+    trained, failed = run_named(trainings, jobs=jobs, progress=progress)
+    results = {key: trained[path] for key, path in paths.items() if path in trained}
+    diverged |= {key: failed[path] for key, path in paths.items() if path in failed}
     names, seeds = _left(plan, diverged, root)
     described = compare_paired(
         {name: [results[name, seed]["test_accuracy"] for seed in seeds] for name in names}, RANDOM

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 
 from fastdarts.errors import UserError
-from fastdarts.report.intervals import logit_interval
+from fastdarts.report.intervals import logit_interval, mean_and_spread
 
 __all__ = ["bootstrap_interval", "compare_paired", "holm", "signed_rank", "t_interval", "t_test"]
 
@@ -23,7 +24,7 @@ def compare_paired(values: Mapping[str, Sequence[float]], baseline: str) -> dict
     """Describe every sample, and test each against the baseline, seed by seed.
 
     Args:
-        values: {name: one accuracy a seed}; every name has the same seeds in the same order, at least two.
+        values: {name: one accuracy per seed}; every name has the same seeds in the same order, at least two.
         baseline: the name that the others are tested against.
 
     Returns:
@@ -55,7 +56,7 @@ def compare_paired(values: Mapping[str, Sequence[float]], baseline: str) -> dict
 
 
 def _describe(sample: Sequence[float]) -> dict[str, Any]:
-    mean, std = _moments(sample)
+    mean, std = mean_and_spread(sample)
     return {
         "values": list(sample),
         "mean": mean,
@@ -73,7 +74,7 @@ def _against(own: Sequence[float], base: Sequence[float]) -> dict[str, Any]:
     low, high = t_interval(differences)
     return {
         "differences": differences,
-        "mean": math.fsum(differences) / len(differences),
+        "mean": fmean(differences),
         "interval95": [max(-1.0, low), min(1.0, high)],
         "bootstrap95": bootstrap_interval(differences),
         "wins": sum(each > 0 for each in differences),
@@ -96,7 +97,7 @@ def t_interval(sample: Sequence[float]) -> list[float]:
     """
     from scipy import stats
 
-    mean, std = _moments(sample)
+    mean, std = mean_and_spread(sample)
     half = float(stats.t.ppf(0.5 + _LEVEL / 2, len(sample) - 1)) * std / math.sqrt(len(sample))
     return [mean - half, mean + half]
 
@@ -133,7 +134,7 @@ def t_test(differences: Sequence[float]) -> tuple[float | None, float | None]:
     """
     from scipy import stats
 
-    mean, std = _moments(differences)
+    mean, std = mean_and_spread(differences)
     if std <= _SAME:
         return (0.0, 1.0) if abs(mean) <= _SAME else (None, None)
     t = mean * math.sqrt(len(differences)) / std
@@ -193,9 +194,3 @@ def holm(chances: Sequence[float | None]) -> list[float | None]:
 
 def _p(chance: float | None) -> float:
     return 1.0 if chance is None else chance
-
-
-def _moments(sample: Sequence[float]) -> tuple[float, float]:
-    """Mean and standard deviation (n - 1)."""
-    mean = math.fsum(sample) / len(sample)
-    return mean, math.sqrt(math.fsum((each - mean) ** 2 for each in sample) / (len(sample) - 1))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import fmean
 from typing import Any
 
 from fastdarts.errors import UserError
@@ -14,7 +15,7 @@ from fastdarts.reading import read_json
 from fastdarts.runs import RunFolder
 from fastdarts.spaces import Genotype, Space, parse_genotype
 
-__all__ = ["Network", "Table", "mean_and_spread", "trajectory"]
+__all__ = ["Network", "Table", "trajectory"]
 
 _FORMAT = "fastdarts-table/1"
 # Of a table's file: 20,000 networks with 20 seeds.
@@ -29,8 +30,8 @@ class Network:
     Args:
         genotype: its architecture.
         parameters: its number of weights.
-        valid: accuracy on the images that it was not trained on, one a training seed.
-        test: accuracy on the test set, one a training seed.
+        valid: accuracy on the images that it was not trained on, one per training seed.
+        test: accuracy on the test set, one per training seed.
     """
 
     genotype: Genotype
@@ -41,7 +42,7 @@ class Network:
     @property
     def accuracy(self) -> float:
         """Mean test accuracy over the training seeds."""
-        return math.fsum(self.test) / len(self.test)
+        return fmean(self.test)
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Table:
             if not len(network.test) == len(network.valid) == len(self.seeds):
                 raise UserError(
                     f"{len(network.test)} test and {len(network.valid)} validation accuracies of a network",
-                    f"{len(self.seeds)}, one a seed",
+                    f"{len(self.seeds)}, one per seed",
                 )
         if len(self._by_edges) != len(self.networks) or len(self.networks) != self.space.size(self.layers):
             raise UserError(
@@ -121,7 +122,7 @@ class Table:
         """Mean and standard deviation of the regret of a network drawn uniformly; exact, nothing is drawn."""
         best = self.ranking[0].accuracy
         regrets = [best - network.accuracy for network in self.networks]
-        mean = math.fsum(regrets) / len(regrets)
+        mean = fmean(regrets)
         return mean, math.sqrt(math.fsum((each - mean) ** 2 for each in regrets) / len(regrets))
 
     def noise(self) -> float | None:
@@ -216,9 +217,3 @@ def trajectory(table: Table, path: str | os.PathLike[str]) -> list[dict[str, Any
         point |= {"skips": record["skips"], "valid_accuracy": record["valid_accuracy"]}
         curve.append(point | {name: record.get(name) for name in ("eigenvalue", "guard")})
     return curve
-
-
-def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and standard deviation (n - 1) of some numbers; the deviation of a single one is 0."""
-    mean = math.fsum(values) / len(values)
-    return mean, math.sqrt(math.fsum((each - mean) ** 2 for each in values) / max(len(values) - 1, 1))

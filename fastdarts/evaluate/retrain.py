@@ -58,7 +58,7 @@ class RetrainConfig:
         genotype: the genotype's text.
         data, data_root, seed, device, backend, threads, save_every, crop, flip: as for the search.
         epochs: passes over the whole training set.
-        batch_size: images a step.
+        batch_size: images per step.
         channels: C, the width of the first cells.
         layers: number of cells; a genotype of one cell a layer has its own number and takes no other.
         auxiliary: weight of the auxiliary head's loss, 0 for no head.
@@ -96,7 +96,7 @@ class RetrainConfig:
     def __post_init__(self) -> None:
         own = parse_genotype(self.genotype).layers
         if own is not None and self.layers != own:
-            raise UserError(f"layers is {self.layers} for a genotype of {own} cells", f"{own}, or no number at all")
+            raise UserError(f"layers is {self.layers} for a genotype of {own} cells", f"{own}, or layers left out")
         check_fields(
             self,
             at_least_one=("epochs", "batch_size", "channels", "layers", "save_every"),
@@ -183,9 +183,9 @@ def retrain(
     """
     if parse_genotype(config.genotype).layers is None and config.layers < 3:
         raise UserError(
-            f"a network of {config.layers} cells has no normal cell: half of the genotype would not be in it",
+            f"a network of {config.layers} cells has no normal cell, so half of the genotype would not be used",
             "at least 3 layers",
-            "layers 1/3 and 2/3 down the network are reduction cells",
+            "the cells at one third and two thirds of the depth are reduction cells",
         )
     with use_backend(config.backend):
         job = RetrainJob(config, images_of(config, sets))
@@ -263,8 +263,8 @@ def images_of(config: RetrainConfig, given: Sets | None) -> Sets:
     if (config.data == "custom") != (given is not None):
         raise UserError(
             f"data {config.data!r} {'without' if given is None else 'with'} sets of images",
-            "sets exactly where data is 'custom'",
-            "images of your own are given from Python: retrain(..., sets=), compare(..., sets=)",
+            "sets for data 'custom', and for no other data",
+            "give your own images from Python: retrain(..., sets=), compare(..., sets=)",
         )
     if given is None:
         return load_images(config.data, config.data_root)

@@ -15,7 +15,7 @@ from fastdarts._backend import use_backend
 from fastdarts.data import ImageSet, load_images, split_levels
 from fastdarts.errors import Diverged, UserError
 from fastdarts.evaluate.retrain import RetrainConfig, RetrainJob, Sets, budget
-from fastdarts.evaluate.tasks import Task, run_tasks
+from fastdarts.evaluate.tasks import Task, run_named
 from fastdarts.runs import RunFolder
 from fastdarts.search.config import SearchConfig
 from fastdarts.search.environment import describe_environment, note_environment, resolve_device
@@ -156,7 +156,7 @@ def best_search(path: str | os.PathLike[str]) -> SearchResult:
 def _check(configs: Mapping[str, SearchConfig], jobs: int) -> SearchConfig:
     """The first configuration, by whose seed, split and device the networks are judged."""
     if len(configs) < 2:
-        raise UserError(f"{len(configs)} configuration of a search", "at least 2", "use search() for one")
+        raise UserError(f"searches to choose among: {len(configs)}", "at least 2", "use search() for a single one")
     bad = [name for name in configs if not name or Path(name).name != name or name.startswith(".")]
     if bad:
         raise UserError(f"a search is named {bad[0]!r}", "the name of a folder")
@@ -190,7 +190,7 @@ class _Many:
         self.configs = {key: dataclasses.replace(each, space=self.space.name) for key, each in configs.items()}
         self.train_set = train_set
         if (self.first.data == "custom") != (train_set is not None):
-            raise UserError("data 'custom' without a train_set, or one beside other data", "both, or neither")
+            raise UserError("data 'custom' without a train_set, or a train_set with other data", "both, or neither")
         images = load_images(self.first.data, self.first.data_root)[0] if train_set is None else train_set
         placed = {"device": self.first.device, "backend": self.first.backend}
         self.selection = dict(selection_budget(self.first.data, **placed) if selection is None else selection)
@@ -220,26 +220,23 @@ class _Many:
         return found
 
     def _found(self, root: Path, jobs: int, progress: Progress) -> dict[str, Any]:
-        tasks = [
-            Task(root / "searches" / name, config, self.space, self.train_set) for name, config in self.configs.items()
-        ]
-        searched = run_tasks(tasks, jobs=jobs, progress=progress)
-        trainings: dict[str, Task] = {}
-        diverged = {
-            name: each["diverged"] for name, each in zip(self.configs, searched, strict=True) if "diverged" in each
+        searches = {
+            name: Task(root / "searches" / name, config, self.space, self.train_set)
+            for name, config in self.configs.items()
         }
-        found = {name: each for name, each in zip(self.configs, searched, strict=True) if name not in diverged}
+        found, diverged = run_named(searches, jobs=jobs, progress=progress)
+        trainings: dict[str, Task] = {}
         for name, result in found.items():
             config = self._trained(Genotype.from_json(result["genotype"]))
             # The first search that found a network gives its training the name.
             trainings.setdefault(result["text"], Task(root / "selection" / name, config, images=self.levels))
-        trained = dict(zip(trainings, run_tasks(list(trainings.values()), jobs=jobs, progress=progress), strict=True))
+        trained, failed = run_named(trainings, jobs=jobs, progress=progress)
         entries: dict[str, dict[str, Any]] = {}
         varied = _varied(self.configs)
         for name, result in found.items():
             text = result["text"]
-            if "diverged" in trained[text]:
-                diverged[name] = f"the training of what it found: {trained[text]['diverged']}"
+            if text in failed:
+                diverged[name] = f"the training of what it found: {failed[text]}"
                 continue
             entries[name] = {
                 "varied": varied[name],

@@ -134,7 +134,7 @@ def tabulate(
         results = run_tasks(trainings, jobs=jobs, progress=progress)
         diverged = [training.path.stem for training, each in zip(trainings, results, strict=True) if "diverged" in each]
         if diverged:
-            raise Diverged(root, f"{len(diverged)} of {len(trainings)} trainings, {diverged[0]} the first")
+            raise Diverged(root, f"{len(diverged)} of {len(trainings)} trainings, the first of them {diverged[0]}")
         networks = tuple(_network(row[0], results[number :: len(configs)]) for number, row in enumerate(configs))
         layers, environment = settings["layers"], folder.config["environment"]
         table = Table(space, layers, portion, tuple(seeds), settings, networks, environment)
@@ -145,7 +145,7 @@ def tabulate(
 def _trainings(
     space: Space, settings: Mapping[str, Any], seeds: Sequence[int]
 ) -> tuple[dict[str, Any], list[list[RetrainConfig]]]:
-    """The budget, and for each network in order its trainings' configurations, one a seed."""
+    """The budget, and for each network in order its trainings' configurations, one per seed."""
     if not seeds or len(set(seeds)) != len(seeds):
         raise UserError(f"seeds are {list(seeds)}", "one or more different numbers")
     layers = settings.get("layers", RetrainConfig.layers) if space.shared else space.layers

@@ -8,12 +8,12 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import connection
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -28,7 +28,9 @@ from fastdarts.search.loop import resume, search
 from fastdarts.search.progress import Progress
 from fastdarts.spaces import Space
 
-__all__ = ["Task", "run_tasks", "search_once"]
+__all__ = ["Task", "run_named", "run_tasks", "search_once"]
+
+Key = TypeVar("Key")
 
 # How often the parent of working processes looks whether it was asked to stop.
 _LOOK_SECONDS = 0.5
@@ -144,6 +146,19 @@ def run_tasks(tasks: Sequence[Task], *, jobs: int = 1, progress: Progress | None
     else:
         diverged = _Processes(left, jobs, progress).run()
     return [{"diverged": diverged[task.path]} if task.path in diverged else task.run(progress) for task in tasks]
+
+
+def run_named(
+    tasks: Mapping[Key, Task], *, jobs: int, progress: Progress
+) -> tuple[dict[Key, dict[str, Any]], dict[Key, str]]:
+    """:func:`run_tasks` by name: the results, and what happened to those that diverged.
+
+    The trainings of what searches find are known only when these have ended, and so is which of them are one and the
+    same: a caller with both makes two calls, one after the other.
+    """
+    ended = dict(zip(tasks, run_tasks(list(tasks.values()), jobs=jobs, progress=progress), strict=True))
+    diverged = {key: each["diverged"] for key, each in ended.items() if "diverged" in each}
+    return {key: each for key, each in ended.items() if key not in diverged}, diverged
 
 
 def _check_same(path: Path, config: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from torch.nn.modules import module as torch_modules
 
 from fastdarts.nn.operations import DilConv, FactorizedReduce, Identity, Noise, ReLUConvBN, SepConv, Zero
 from fastdarts.nn.stack import StackedConv2d, StackedNorm
-from fastdarts.plan import DILATIONS, WINDOWS
+from fastdarts.plan import DILATIONS, SIDES, WIDE_POOLS, WINDOWS
 
 __all__ = [
     "ATTRIBUTES",
@@ -140,12 +140,7 @@ def preprocessing(module: Any) -> Known | str:
             return _reduction(module, int(module.conv_1.weight.shape[1]), sum(_widths(module)), "")
         if type(module) is not ReLUConvBN:
             raise _Other(_named(module))
-        made = _tree(module, "op")
-        layers = _layers(module.op, made)
-        if len(layers) != 3:
-            raise _Other("layers were added or removed")
-        relu, conv, norm = layers
-        _relu(relu, made)
+        made, conv, norm = _relu_conv_norm(module)
         shape = conv.weight.shape if type(conv) in _CONV else (0, 0)
         _convolution(conv, made, (int(shape[0]), int(shape[1]), 1, 1))
         _norm(norm, made, int(shape[0]))
@@ -160,6 +155,8 @@ def _candidate(module: Any, channels: int, stride: int) -> Known:
         return _reduction(module, channels, channels, "reduce")
     if kind is nn.Sequential:
         return _pool(module, channels, stride)
+    if kind is ReLUConvBN:
+        return _dense(module, channels, stride)
     if kind is SepConv or kind is DilConv:
         return _separable(module, channels, stride)
     if kind in (Zero, Noise) or (kind is Identity and stride == 1):
@@ -220,12 +217,36 @@ def _pool(module: Any, channels: int, stride: int) -> Known:
         raise _Other("Sequential")
     pool, norm = layers
     made += _tree(pool)
-    expected: dict[str, Any] = {"kernel_size": 3, "stride": stride, "padding": 1, "dilation": 1, "ceil_mode": False}
+    side = pool.kernel_size if pool.kernel_size in WIDE_POOLS else 3
+    expected: dict[str, Any] = {"kernel_size": side, "stride": stride, "padding": side // 2, "dilation": 1}
+    expected |= {"ceil_mode": False}
     expected |= {"return_indices": False, "count_include_pad": False, "divisor_override": None}
     if any(getattr(pool, name) != expected[name] for name in ATTRIBUTES[type(pool)]):
         raise _Other(f"{_named(pool)} that was changed")
     _norm(norm, made, channels)
-    return Known("max_pool" if type(pool) is nn.MaxPool2d else "avg_pool", 3, 1, {}, {"1": norm}, made)
+    found = "max_pool" if type(pool) is nn.MaxPool2d else "avg_pool"
+    return Known(found if side == 3 else f"wide_{found}", side, 1, {}, {"1": norm}, made)
+
+
+def _dense(module: Any, channels: int, stride: int) -> Known:
+    made, conv, norm = _relu_conv_norm(module)
+    window = int(conv.weight.shape[-1]) if type(conv) in _CONV else 0
+    if window not in SIDES:
+        raise _Other(_named(conv))
+    _convolution(conv, made, (channels, channels, window, window), stride)
+    _norm(norm, made, channels)
+    return Known("dense", window, 1, {"op.1": conv}, {"op.2": norm}, made)
+
+
+def _relu_conv_norm(module: Any) -> tuple[list[nn.Module], Any, Any]:
+    """What a :class:`ReLUConvBN` is made of so far, its convolution and its batch norm."""
+    made = _tree(module, "op")
+    layers = _layers(module.op, made)
+    if len(layers) != 3:
+        raise _Other("layers were added or removed")
+    relu, conv, norm = layers
+    _relu(relu, made)
+    return made, conv, norm
 
 
 def _tree(module: Any, *children: str) -> list[nn.Module]:

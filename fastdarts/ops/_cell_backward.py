@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastdarts.ops import maps
+from fastdarts.ops import _plain, maps
 from fastdarts.ops._cell_forward import Work
 from fastdarts.ops._cell_given import Asked
 from fastdarts.ops._cell_layout import Call, Gradients, Node
+from fastdarts.ops._plain import PlainBackward
 from fastdarts.ops._records import PreprocessBackward, StencilBackward, SumBackward, SumReduce
 
 __all__ = ["Backward"]
@@ -109,6 +110,7 @@ class Backward:
             self._first(calls.first, calls, mixed, inner, rows_and_halves)
         del inner
         self._reductions(calls, mixed, rows)
+        self._plain(calls, mixed, rows)
         inputs = calls.inputs
         if inputs.edges:
             shape = (len(inputs.edges), 3, work.layout.plan.mixed)
@@ -226,6 +228,17 @@ class Backward:
             )
             for place, each in zip(reduction.weights, found or (), strict=False):
                 self._parameters[place] = each
+
+    def _plain(self, calls: Gradients, g: Tensor, rows: Tensor) -> None:
+        work = self.work
+        for plain, row in zip(calls.plain, calls.plain_rows, strict=True):
+            x, y = work.mixed(work.states[plain.source]), work.values[plain.norm] if self.training else None
+            alpha, beta, gamma = rows[:, row].unbind()
+            dx, weights = work.mixed(self._buffer(plain.source)), self.asked.parameters and bool(plain.weights)
+            record = PlainBackward(x, work.weight(plain), plain, g, y, alpha, beta, gamma, dx, weights)
+            found = _plain.backward(record)
+            if found is not None:
+                self._parameters[plain.weights[0]] = found
 
 
 def _placed(parts: list[tuple[Tensor, Tensor]], size: int, device: torch.device) -> Tensor:

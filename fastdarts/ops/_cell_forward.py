@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from fastdarts.ops import maps
+from fastdarts.ops import _plain, maps
 from fastdarts.ops._cell_layout import Call, Inputs, Layout, Node, Values
 from fastdarts.ops._engine import Engine
+from fastdarts.ops._plain import PlainForward
 from fastdarts.ops._records import PreprocessForward, StencilForward, SumForward
+from fastdarts.plan import Plain
 
 __all__ = ["Statistics", "Work", "run"]
 
@@ -136,9 +138,19 @@ class Work:
                 asked = {"max_pool": pools.max_pool, "avg_pool": pools.avg_pool}
                 found = self.engine.mixed_sum.pool_moments(x, pools.stride, **asked)
                 self.statistics.add(*(each.index_select(0, pools.rows) for each in found))
+        for plain in stage.plain:
+            x = self.mixed(self.states[plain.source])
+            given = PlainForward(x, self.weight(plain), plain, moments)
+            self.values[plain.norm], mean, var = _plain.forward(given, self.engine.preprocess)
+            if mean is not None and var is not None:
+                self.statistics.add(mean.unsqueeze(0), var.unsqueeze(0))
         if stage.second is not None:
             sources = [self.values[row] for row in stage.second.sources]
             self._stencil(stage.second, sources, *self.rows(stage.second.normalised))
+
+    def weight(self, plain: Plain) -> Tensor | None:
+        """Of a dense convolution; None of a pool."""
+        return self.parameters[plain.weights[0]] if plain.weights else None
 
     def forget(self, rows: Iterable[int]) -> None:
         """Free the values that are not kept for backward."""

@@ -20,6 +20,7 @@ from fastdarts.plan import (
     CellPlan,
     InEdge,
     NodeBackward,
+    Plain,
     PoolMoments,
     Program,
     Reduction,
@@ -74,6 +75,7 @@ class Values:
     reductions: tuple[Reduction, ...]
     pools: tuple[Pools, ...]
     second: Call | None
+    plain: tuple[Plain, ...]
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ class Gradients:
         first_rows: [F], rows of the node, then the second halves' sources, that are the coefficients of `first`.
         inner: for each convolution of `first` the second half that its gradient comes from; None: the node.
         reductions, reduction_rows: the factorised reductions whose gradients are asked, and their rows of the node.
+        plain, plain_rows: the same of what torch's own kernels compute.
         inputs: the in-edges whose source has its gradient asked.
     """
 
@@ -115,6 +118,8 @@ class Gradients:
     inner: tuple[int | None, ...]
     reductions: tuple[Reduction, ...]
     reduction_rows: tuple[int, ...]
+    plain: tuple[Plain, ...]
+    plain_rows: tuple[int, ...]
     inputs: Inputs
 
 
@@ -194,6 +199,7 @@ class _Builder:
                 self.norms += [each.norm for each in stage.first.convolutions]
                 self.norms += [each.norm for each in stage.reductions]
                 self.norms += [norm for pools in stage.pools for norm in pools.max_norms + pools.avg_norms]
+                self.norms += [each.norm for each in stage.plain]
                 self.norms += [each.norm for each in stage.second.convolutions]
         self.statistics = {norm: row for row, norm in enumerate(self.norms)}
 
@@ -234,7 +240,8 @@ class _Builder:
 
     def _values(self, stage: ValuesStage) -> Values:
         pools = tuple(map(self._pools, stage.pools))
-        return Values(self._call(stage.first), stage.reductions, pools, self._call(stage.second, normalised=True))
+        second = self._call(stage.second, normalised=True)
+        return Values(self._call(stage.first), stage.reductions, pools, second, stage.plain)
 
     def _pools(self, pools: PoolMoments) -> Pools:
         rows = [0] * len(pools.max_norms) + [1] * len(pools.avg_norms)
@@ -271,5 +278,7 @@ class _Builder:
             calls.inner,
             calls.reductions,
             calls.reduction_rows,
+            calls.plain,
+            calls.plain_rows,
             self._inputs(calls.inputs, calls.input_rows),
         )

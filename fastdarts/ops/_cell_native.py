@@ -27,6 +27,7 @@ class NativeProgram:
         core = native()
         if core is None:
             raise BackendError(native_failure())
+        assert not program.plan.plain  # torch computes those, and the core calls no torch
         self.program = program
         self.columns = [column for each in program.backward for column in each.node.weights]
         self._columns: dict[torch.device, Tensor] = {}

@@ -133,22 +133,22 @@ def on_reference(device: str) -> bool:
 # forward left, and whose gradients are asked.
 
 
-def _executor(backend: str) -> ModuleType:
-    """What runs a cell: one call of the native core on the CPU, the kernels one by one elsewhere."""
-    return _cell_cpu if backend == "cpu" else _cell_launched
+def _executor(backend: str, plan: CellPlan) -> ModuleType:
+    """What runs a cell: one call of the native core on the CPU, the kernels one by one elsewhere, and with torch's."""
+    return _cell_cpu if backend == "cpu" and not plan.plain else _cell_launched
 
 
 def _cell(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     given = Given(*arguments)
     given.check()
     backend = computing("cell", given.sources[0])
-    found: tuple[Tensor, Tensor, Tensor, list[Tensor]] = _executor(backend).forward(given, backend)
+    found: tuple[Tensor, Tensor, Tensor, list[Tensor]] = _executor(backend, given.decoded).forward(given, backend)
     return found
 
 
 def _cell_backward(grad: Tensor, *arguments: Any) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
     given, (out, kept, training, backend), asked = _backward_arguments(arguments)
-    found: tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]] = _executor(backend).backward(
+    found: tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]] = _executor(backend, given.decoded).backward(
         given, grad, out, kept, asked, training=training, backend=backend
     )
     return found

@@ -6,18 +6,8 @@ Nothing here imports torch: a plan follows from the space alone, and every backe
 from __future__ import annotations
 
 from fastdarts.plan._build import cell_plan, mixed_op_plan, unsupported
-from fastdarts.plan._calls import (
-    Call,
-    Map,
-    PoolShapes,
-    PreprocessShapes,
-    StencilShapes,
-    SumShapes,
-    Work,
-    calls,
-    cell_input_calls,
-)
-from fastdarts.plan._cell import KINDS, Candidate, CellPlan, EdgePlan, Norm, Parameter
+from fastdarts.plan._calls import Call, Work, calls, cell_input_calls
+from fastdarts.plan._cell import KINDS, PLAIN, Candidate, CellPlan, EdgePlan, Norm, Parameter
 from fastdarts.plan._cost import Flops, flops, kept_bytes
 from fastdarts.plan._program import Node, NodeBackward, Program, program
 from fastdarts.plan._schedule import (
@@ -25,6 +15,7 @@ from fastdarts.plan._schedule import (
     Convolution,
     InEdge,
     NodeStage,
+    Plain,
     PoolMoments,
     Reduction,
     Schedule,
@@ -34,14 +25,17 @@ from fastdarts.plan._schedule import (
     kept_rows,
     schedule,
 )
-from fastdarts.plan._stencils import CUDA_DILATIONS, DILATIONS, SIDES, WINDOWS, is_stencil
+from fastdarts.plan._shapes import Map, PlainShapes, PoolShapes, PreprocessShapes, StencilShapes, SumShapes
+from fastdarts.plan._stencils import CUDA_DILATIONS, DILATIONS, SIDES, WIDE_POOLS, WINDOWS, is_stencil
 
 __all__ = [
     "CUDA_DILATIONS",
     "DILATIONS",
     "KINDS",
     "MEMORY",
+    "PLAIN",
     "SIDES",
+    "WIDE_POOLS",
     "WINDOWS",
     "Call",
     "Candidate",
@@ -56,6 +50,8 @@ __all__ = [
     "NodeStage",
     "Norm",
     "Parameter",
+    "Plain",
+    "PlainShapes",
     "PoolMoments",
     "PoolShapes",
     "PreprocessShapes",

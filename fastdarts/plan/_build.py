@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from fastdarts.errors import UserError
 from fastdarts.plan._cell import Candidate, CellPlan, EdgePlan
-from fastdarts.plan._stencils import DILATIONS, WINDOWS
+from fastdarts.plan._stencils import DILATIONS, SIDES, WIDE_POOLS, WINDOWS
 from fastdarts.spaces import PRIMITIVES, CellSpace, Space
 
 __all__ = ["cell_plan", "mixed_op_plan", "unsupported"]
@@ -17,8 +17,8 @@ _KINDS = {"none": "none", "noise": "noise", "sep_conv": "sep", "dil_conv": "dil"
 def unsupported(space: Space | CellSpace | Sequence[str]) -> str:
     """Why the fused engine cannot run a space, a cell, or the candidates of one edge; "" where it can.
 
-    Dense convolutions (`conv_7x1_1x7`, `conv_3x1_1x3`, `nor_conv_1x1`, `nor_conv_3x3`) have no fused kernel, nor has a
-    window that is not in plan/_stencils.py.
+    The pairs of dense convolutions (`conv_7x1_1x7`, `conv_3x1_1x3`) have no fused kernel, nor has a window that is not
+    in plan/_stencils.py.
     """
     if isinstance(space, Space):
         return unsupported(space.normal) or unsupported(space.reduce)
@@ -91,7 +91,12 @@ def _candidate(name: str, column: int, stride: int) -> Candidate | None:
     if primitive.family == "skip":
         return Candidate("skip" if stride == 1 else "reduce", column)
     if primitive.family == "pool":
-        return Candidate(name.removesuffix("_3x3"), column, 3) if name in ("max_pool_3x3", "avg_pool_3x3") else None
+        pool = name[: len("max_pool")]
+        if primitive.kernel in WIDE_POOLS:
+            return Candidate(f"wide_{pool}", column, primitive.kernel)
+        return Candidate(pool, column, 3) if primitive.kernel == 3 else None
+    if primitive.family == "conv" and name.startswith("nor_conv"):
+        return Candidate("dense", column, primitive.kernel) if primitive.kernel in SIDES else None
     kind = _KINDS.get(primitive.family)
     if kind in ("sep", "dil") and (primitive.kernel not in WINDOWS or primitive.dilation not in DILATIONS):
         return None

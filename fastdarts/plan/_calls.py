@@ -12,19 +12,10 @@ from dataclasses import dataclass, fields, replace
 from fastdarts.errors import UserError
 from fastdarts.plan._cell import CellPlan
 from fastdarts.plan._program import Node, NodeBackward, program
-from fastdarts.plan._schedule import Convolution, InEdge, PoolMoments, Reduction, StencilCall, ValuesStage
+from fastdarts.plan._schedule import Plain, PoolMoments, Reduction, StencilCall, ValuesStage
+from fastdarts.plan._shapes import Map, PlainShapes, PoolShapes, PreprocessShapes, StencilShapes, SumShapes
 
-__all__ = [
-    "Call",
-    "Map",
-    "PoolShapes",
-    "PreprocessShapes",
-    "StencilShapes",
-    "SumShapes",
-    "Work",
-    "calls",
-    "cell_input_calls",
-]
+__all__ = ["Call", "Work", "calls", "cell_input_calls"]
 
 # Floating-point operations for one element, a multiply-add being two, a comparison one.
 _RELU = 1
@@ -64,88 +55,6 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Map:
-    """A map [N, C, H, W], channels last, whose pixels lie `pixel` elements apart."""
-
-    n: int
-    channels: int
-    height: int
-    width: int
-    pixel: int
-
-    @property
-    def elements(self) -> int:
-        """N C H W."""
-        return self.n * self.channels * self.height * self.width
-
-    def first(self, channels: int) -> Map:
-        """The first channels of each pixel."""
-        return replace(self, channels=channels)
-
-    def dense(self, channels: int, stride: int = 1) -> Map:
-        """A map of its own, of this one's size over the stride."""
-        return Map(self.n, channels, -(-self.height // stride), -(-self.width // stride), channels)
-
-
-@dataclass(frozen=True)
-class StencilShapes:
-    """What a call of the stencil is given.
-
-    Args:
-        sources: what the convolutions read.
-        convolutions: of the program.
-        normalised: whether the sources are, as a separable convolution's second half reads them.
-        inner: backward: for each convolution the second half that its gradient comes from; None: the node.
-        add: backward: whether the sources' gradients are added to maps that exist.
-        weights: backward: whether the weights' gradients are asked.
-    """
-
-    sources: tuple[Map, ...]
-    convolutions: tuple[Convolution, ...]
-    normalised: bool
-    inner: tuple[int | None, ...] = ()
-    add: bool = False
-    weights: bool = True
-
-
-@dataclass(frozen=True)
-class SumShapes:
-    """What a call of the mixed sum is given: the node, the number of its stored terms, and its in-edges."""
-
-    node: Map
-    terms: int
-    sources: tuple[Map, ...]
-    edges: tuple[InEdge, ...]
-    partial: int
-
-
-@dataclass(frozen=True)
-class PoolShapes:
-    """What a call for the moments of pools is given."""
-
-    source: Map
-    stride: int
-    max_pool: bool
-    avg_pool: bool
-
-
-@dataclass(frozen=True)
-class PreprocessShapes:
-    """What a call of the preprocessing is given: its input, output channels of each weight, stride, what is asked."""
-
-    x: Map
-    outputs: tuple[int, ...]
-    stride: int
-    add: bool = False
-    weights: bool = True
-
-    @property
-    def y(self) -> Map:
-        """What it makes."""
-        return self.x.dense(sum(self.outputs), self.stride)
-
-
-@dataclass(frozen=True)
 class Call:
     """One call of a launcher.
 
@@ -164,7 +73,7 @@ class Call:
     read: int = 0
     written: int = 0
     work: Work = Work()
-    shapes: StencilShapes | SumShapes | PoolShapes | PreprocessShapes | None = None
+    shapes: StencilShapes | SumShapes | PoolShapes | PreprocessShapes | PlainShapes | None = None
 
     def bytes(self, itemsize: int) -> int:
         """Read and written, with elements of so many bytes."""
@@ -239,6 +148,8 @@ class _Count:
         for reduction in stage.reductions:
             yield _preprocess(self._reduction(reduction), "skip of stride 2", backward=backward)
         yield from map(self._pools, stage.pools)
+        for plain in stage.plain:
+            yield self._plain(plain, backward=backward)
         if stage.second.convolutions:
             yield Call("coefficients.rows", backward)
             yield self._stencil(stage.second, normalised=True, backward=backward)
@@ -280,6 +191,8 @@ class _Count:
             yield self._stencil_backward(calls.first, calls.inner, normalised=False)
         for reduction in calls.reductions:
             yield _preprocess_backward(replace(self._reduction(reduction), add=True), "skip of stride 2")
+        for plain in calls.plain:
+            yield self._plain_backward(plain)
         if shapes.edges:
             spread = (2 * _POOL + _GRADIENT) * pools + _MIX * skips
             yield Call(
@@ -326,6 +239,26 @@ class _Count:
         outputs = tuple(part for part in (c - c // 2, c // 2) if part)
         return PreprocessShapes(self.states[reduction.source].first(c), outputs, 2, weights=self.weights)
 
+    def _plain(self, plain: Plain, *, backward: bool) -> Call:
+        shapes = PlainShapes(self.states[plain.source].first(self.plan.mixed), self.y, plain)
+        x, y = shapes.x.elements, self.y.elements
+        moments = _MOMENTS * (not backward) * y
+        if plain.weights:
+            work = Work(0, 2 * plain.kernel**2 * self.plan.mixed * y, _RELU * x + moments)
+        else:
+            work = Work(elementwise=plain.kernel**2 * y + moments)
+        return Call("plain.forward", backward, _windows(plain), x, y, work, shapes)
+
+    def _plain_backward(self, plain: Plain) -> Call:
+        shapes = PlainShapes(self.states[plain.source].first(self.plan.mixed), self.y, plain, self.weights)
+        x, y = shapes.x.elements, self.y.elements
+        if plain.weights:
+            product = 2 * plain.kernel**2 * self.plan.mixed * y
+            work = Work(0, (2 if self.weights else 1) * product, _RELU * x + _GRADIENT * y)
+        else:
+            work = Work(elementwise=(2 * plain.kernel**2 + _GRADIENT) * y)
+        return Call("plain.backward", True, _windows(plain), 2 * x + 2 * y, x, work, shapes)
+
     def _pools(self, pools: PoolMoments) -> Call:
         source = self.states[pools.source].first(self.plan.mixed)
         shapes = PoolShapes(source, pools.stride, bool(pools.max_norms), bool(pools.avg_norms))
@@ -363,6 +296,10 @@ def _preprocess_backward(shapes: PreprocessShapes, what: str) -> Call:
     x, y = shapes.x.elements, shapes.y.elements
     work = Work(0, (2 if shapes.weights else 1) * 2 * shapes.x.channels * y, _RELU * x + _GRADIENT * y)
     return Call("preprocess.backward", True, what, x * (2 if shapes.add else 1) + 2 * y, x, work, shapes)
+
+
+def _windows(plain: Plain) -> str:
+    return f"{plain.kind} {plain.kernel}x{plain.kernel}, stride {plain.stride}"
 
 
 def _halves(shapes: StencilShapes) -> str:

@@ -8,19 +8,27 @@ from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 from fastdarts.errors import UserError
-from fastdarts.plan._stencils import DILATIONS, WINDOWS
+from fastdarts.plan._stencils import DILATIONS, SIDES, WIDE_POOLS, WINDOWS
 
-__all__ = ["KINDS", "Candidate", "CellPlan", "EdgePlan", "Norm", "Parameter"]
+__all__ = ["KINDS", "PLAIN", "Candidate", "CellPlan", "EdgePlan", "Norm", "Parameter"]
 
 _FORMAT = "fastdarts-plan/1"
 
-KINDS = ("none", "skip", "max_pool", "avg_pool", "sep", "dil", "reduce", "noise", "module")
+PLAIN = ("dense", "wide_max_pool", "wide_avg_pool")
+"""The kinds whose values torch's own kernels compute: ReLU and a dense convolution, and pools wider than 3 pixels."""
+KINDS = ("none", "skip", "max_pool", "avg_pool", "sep", "dil", "reduce", *PLAIN, "noise", "module")
 """The kinds of candidates: `skip` is the identity, `reduce` the skip connection at stride 2, `module` what plain torch
 computed; its map, as that of `noise`, is handed in."""
 
 # The modules of fastdarts.nn.operations that hold a candidate's batch norms and its convolutions, in their order.
-_NORMS = {"sep": ("op.3", "op.7"), "dil": ("op.3",), "reduce": ("bn",), "max_pool": ("1",), "avg_pool": ("1",)}
-_CONVOLUTIONS = {"sep": ("op.1", "op.2", "op.5", "op.6"), "dil": ("op.1", "op.2"), "reduce": ("conv_1", "conv_2")}
+_NORMS = {"sep": ("op.3", "op.7"), "dil": ("op.3",), "reduce": ("bn",), "dense": ("op.2",)}
+_NORMS |= dict.fromkeys(("max_pool", "avg_pool", "wide_max_pool", "wide_avg_pool"), ("1",))
+_CONVOLUTIONS = {
+    "sep": ("op.1", "op.2", "op.5", "op.6"),
+    "dil": ("op.1", "op.2"),
+    "reduce": ("conv_1", "conv_2"),
+    "dense": ("op.1",),
+}
 
 
 class Parameter(NamedTuple):
@@ -86,6 +94,10 @@ class Candidate:
             raise UserError(what, f"one of {', '.join(map(str, DILATIONS))}")
         if self.kind in ("max_pool", "avg_pool") and self.kernel != 3:
             raise UserError(f"a {self.kind} candidate with a window of {self.kernel}", "3")
+        for kinds, sides in (("dense",), SIDES), (("wide_max_pool", "wide_avg_pool"), WIDE_POOLS):
+            if self.kind in kinds and self.kernel not in sides:
+                what = f"a {self.kind} candidate with a window of {self.kernel}"
+                raise UserError(what, f"one of {', '.join(map(str, sides))}")
 
 
 @dataclass(frozen=True)
@@ -222,7 +234,8 @@ class CellPlan:
 
     @cached_property
     def parameters(self) -> tuple[Parameter, ...]:
-        """The parameters by edge and candidate: sep dw1, pw1, dw2, pw2; dil dw, pw; reduce conv_1, conv_2 (C' > 1)."""
+        """The parameters by edge and candidate: sep dw1, pw1, dw2, pw2; dil dw, pw; reduce conv_1, conv_2 (C' > 1);
+        dense one."""
         return tuple(
             Parameter(e, position, f"{name}.weight", self._shape(candidate, name))
             for e, edge in enumerate(self.edges)
@@ -233,13 +246,18 @@ class CellPlan:
 
     @cached_property
     def norms(self) -> tuple[Norm, ...]:
-        """The batch norms by edge and candidate: sep 2, dil 1, reduce 1, pools 1; each of C' channels."""
+        """The batch norms by edge and candidate: sep 2, all others that have any 1; each of C' channels."""
         return tuple(
             Norm(e, position, name)
             for e, edge in enumerate(self.edges)
             for position, candidate in enumerate(edge.candidates)
             for name in _NORMS.get(candidate.kind, ())
         )
+
+    @cached_property
+    def plain(self) -> bool:
+        """Whether there are candidates of the kinds :data:`PLAIN`."""
+        return any(candidate.kind in PLAIN for edge in self.edges for candidate in edge.candidates)
 
     @cached_property
     def noises(self) -> tuple[tuple[int, int], ...]:
@@ -255,6 +273,8 @@ class CellPlan:
         c = self.mixed
         if candidate.kind == "reduce":
             return (c - c // 2 if name == "conv_1" else c // 2, c, 1, 1)
+        if candidate.kind == "dense":
+            return (c, c, candidate.kernel, candidate.kernel)
         return (c, 1, candidate.kernel, candidate.kernel) if name in ("op.1", "op.5") else (c, c, 1, 1)
 
     def encode(self) -> str:

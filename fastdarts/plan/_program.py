@@ -17,6 +17,7 @@ from fastdarts.plan._schedule import (
     Convolution,
     InEdge,
     NodeStage,
+    Plain,
     Reduction,
     StencilCall,
     ValuesStage,
@@ -57,6 +58,7 @@ class NodeBackward:
         first_rows: for each convolution of `first` the node's row, or after these the source of `second`.
         inner: for each convolution of `first` the source of `second` that its gradient comes from; None: the node.
         reductions, reduction_rows: the factorised reductions whose gradients are asked, and their rows of the node.
+        plain, plain_rows: the same of what torch's own kernels compute.
         inputs, input_rows: the in-edges whose source has its gradient asked, and three rows of the node for each.
     """
 
@@ -69,6 +71,8 @@ class NodeBackward:
     inner: tuple[int | None, ...]
     reductions: tuple[Reduction, ...]
     reduction_rows: tuple[int, ...]
+    plain: tuple[Plain, ...]
+    plain_rows: tuple[int, ...]
     inputs: tuple[InEdge, ...]
     input_rows: tuple[int, ...]
 
@@ -129,7 +133,7 @@ def _node(plan: CellPlan, stage: NodeStage, width: int) -> Node:
         norms.append(nothing if norm < 0 else norm)
         weights.append(no_weight if column < 0 else edge * width + column)
     values = [each.norm for each in (*stage.first.convolutions, *stage.second.convolutions)]
-    values += [each.norm for each in stage.reductions]
+    values += [each.norm for each in stage.reductions] + [each.norm for each in stage.plain]
     return Node(stage, tuple(norms), tuple(weights), tuple(values))
 
 
@@ -142,6 +146,7 @@ def _backward(plan: CellPlan, node: Node, memory: str, asked: list[bool], parame
     rows = {norm: k for k, (_, _, norm) in enumerate(_rows(stage)) if norm >= 0}
     halves = {row: k for k, row in enumerate(second.sources)}
     reductions = tuple(each for each in stage.reductions if parameters or asked[each.source])
+    plain = tuple(each for each in stage.plain if (parameters and each.weights) or asked[each.source])
     inputs = tuple(edge for edge in stage.inputs if asked[edge.source])
     start = {each.edge: len(stage.terms) + 3 * e for e, each in enumerate(stage.inputs)}
     return NodeBackward(
@@ -157,6 +162,8 @@ def _backward(plan: CellPlan, node: Node, memory: str, asked: list[bool], parame
         tuple(halves.get(each.norm) for each in first.convolutions),
         reductions,
         tuple(rows[each.norm] for each in reductions),
+        plain,
+        tuple(rows[each.norm] for each in plain),
         inputs,
         tuple(row for each in inputs for row in range(start[each.edge], start[each.edge] + 3)),
     )

@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 from fastdarts.errors import UserError
-from fastdarts.plan._cell import Candidate, CellPlan
+from fastdarts.plan._cell import PLAIN, Candidate, CellPlan
 
 __all__ = [
     "MEMORY",
     "Convolution",
     "InEdge",
     "NodeStage",
+    "Plain",
     "PoolMoments",
     "Reduction",
     "Schedule",
@@ -83,6 +84,28 @@ class Reduction:
 
 
 @dataclass(frozen=True)
+class Plain:
+    """One candidate of the kinds :data:`fastdarts.plan.PLAIN`.
+
+    Args:
+        kind: which.
+        source: the state that it reads.
+        edge: number of the edge.
+        kernel, stride: pixels.
+        weights: place in the plan's parameters of a dense convolution, none of a pool.
+        norm: row in the plan's norms; it names the value y too.
+    """
+
+    kind: str
+    source: int
+    edge: int
+    kernel: int
+    stride: int
+    weights: tuple[int, ...]
+    norm: int
+
+
+@dataclass(frozen=True)
 class PoolMoments:
     """The statistics of one state's pools at one stride, the same for all its edges of that stride.
 
@@ -107,12 +130,14 @@ class ValuesStage:
         reductions: of the edges' skip connections at stride 2.
         pools: moments of pools.
         second: of second halves; reads the values of `first`, normalised.
+        plain: what torch's own kernels compute.
     """
 
     first: StencilCall
     reductions: tuple[Reduction, ...]
     pools: tuple[PoolMoments, ...]
     second: StencilCall
+    plain: tuple[Plain, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -163,7 +188,7 @@ class NodeStage:
         needed: whether the output depends on it.
         terms: stored values, by edge and candidate.
         inputs: the edges with parameter-free candidates; with partial channels all edges that exist, for the bypass.
-        first, reductions, second: as in :class:`ValuesStage`, of all in-edges.
+        first, reductions, second, plain: as in :class:`ValuesStage`, of all in-edges.
     """
 
     node: int
@@ -174,6 +199,7 @@ class NodeStage:
     first: StencilCall
     reductions: tuple[Reduction, ...]
     second: StencilCall
+    plain: tuple[Plain, ...] = ()
 
     def missing(self, memory: str) -> ValuesStage:
         """What backward computes again before this node, without moments, in a memory mode."""
@@ -185,6 +211,7 @@ class NodeStage:
             () if memory == "fast" else self.reductions,
             (),
             chosen(self.second, lambda c: memory != "fast"),
+            () if memory == "fast" else self.plain,
         )
 
 
@@ -211,13 +238,13 @@ def kept_rows(plan: CellPlan, memory: str) -> tuple[int, ...]:
     `fast` keeps all, `balanced` those of separable convolutions' first halves, `lean` none. Pools have no stored value.
     """
     _check(memory)
-    first, reductions, second = _calls(plan, range(len(plan.edges)))
+    first, reductions, second, plain = _calls(plan, range(len(plan.edges)))
     if memory == "lean":
         return ()
     if memory == "balanced":
         return tuple(sorted(second.sources))
     rows = [each.norm for each in first.convolutions + second.convolutions]
-    return tuple(sorted(rows + [each.norm for each in reductions]))
+    return tuple(sorted(rows + [each.norm for each in reductions] + [each.norm for each in plain]))
 
 
 @lru_cache(maxsize=1024)
@@ -240,9 +267,9 @@ def schedule(plan: CellPlan, memory: str = "fast") -> Schedule:
     needed = _needed(plan)
 
     def values(edges: Iterable[int], pools: tuple[PoolMoments, ...]) -> None:
-        first, reductions, second = _calls(plan, edges)
-        stage = ValuesStage(first, reductions, pools, second)
-        if stage.first.convolutions or stage.reductions or stage.pools:
+        first, reductions, second, plain = _calls(plan, edges)
+        stage = ValuesStage(first, reductions, pools, second, plain)
+        if stage.first.convolutions or stage.reductions or stage.pools or stage.plain:
             stages.append(stage)
 
     def final(state: int) -> None:
@@ -280,7 +307,7 @@ def _node(plan: CellPlan, node: int, needed: bool) -> NodeStage:
         for position, candidate in enumerate(edge.candidates):
             if candidate.kind in ("noise", "module"):
                 terms.append(Term(e, candidate.column, -1, plan.noises.index((e, position))))
-            elif candidate.kind in ("sep", "dil", "reduce"):
+            elif candidate.kind in ("sep", "dil", "reduce", *PLAIN):
                 terms.append(Term(e, candidate.column, _rows(plan, e, position)[-1]))
         if plan.partial > 1 or any(edge.has(kind) for kind in ("skip", "max_pool", "avg_pool")):
             inputs.append(_in_edge(plan, e))
@@ -315,19 +342,25 @@ def _places(plan: CellPlan, edge: int, position: int) -> list[int]:
     return [place for place, each in enumerate(plan.parameters) if each[:2] == (edge, position)]
 
 
-def _calls(plan: CellPlan, edges: Iterable[int]) -> tuple[StencilCall, tuple[Reduction, ...], StencilCall]:
+def _calls(
+    plan: CellPlan, edges: Iterable[int]
+) -> tuple[StencilCall, tuple[Reduction, ...], StencilCall, tuple[Plain, ...]]:
     edges = tuple(edges)
     states = tuple(sorted({plan.edges[e].source for e in edges if _convolves(plan.edges[e].candidates)}))
     first: list[Convolution] = []
     second: list[Convolution] = []
     inner: list[int] = []
     reductions: list[Reduction] = []
+    plain: list[Plain] = []
     for e in edges:
         edge = plan.edges[e]
         for position, each in enumerate(edge.candidates):
-            if each.kind not in ("sep", "dil", "reduce"):
+            if each.kind not in ("sep", "dil", "reduce", *PLAIN):
                 continue
             places, rows = _places(plan, e, position), _rows(plan, e, position)
+            if each.kind in PLAIN:
+                plain.append(Plain(each.kind, edge.source, e, each.kernel, edge.stride, tuple(places), rows[0]))
+                continue
             if each.kind == "reduce":
                 reductions.append(Reduction(edge.source, e, tuple(places), rows[0]))
                 continue
@@ -336,7 +369,7 @@ def _calls(plan: CellPlan, edges: Iterable[int]) -> tuple[StencilCall, tuple[Red
             if each.kind == "sep":
                 second.append(Convolution(len(inner), *shape, 1, places[2], places[3], rows[1]))
                 inner.append(rows[0])
-    return StencilCall(states, tuple(first)), tuple(reductions), StencilCall(tuple(inner), tuple(second))
+    return StencilCall(states, tuple(first)), tuple(reductions), StencilCall(tuple(inner), tuple(second)), tuple(plain)
 
 
 def _convolves(candidates: Iterable[Candidate]) -> bool:

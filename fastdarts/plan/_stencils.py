@@ -6,7 +6,7 @@ compiled for any.
 
 from __future__ import annotations
 
-__all__ = ["CUDA_DILATIONS", "DILATIONS", "SIDES", "STRIDES", "WINDOWS", "is_stencil"]
+__all__ = ["CUDA_DILATIONS", "DILATIONS", "SIDES", "STRIDES", "WIDE_POOLS", "WINDOWS", "is_stencil"]
 
 SIDES = (1, 3, 5, 7)
 """Sides of a depthwise window, pixels; 1 has dilation 1."""
@@ -16,6 +16,8 @@ CUDA_DILATIONS = 2
 STRIDES = (1, 2)
 WINDOWS = SIDES[1:]
 """Those of a separable or a dilated convolution."""
+WIDE_POOLS = (5, 7)
+"""Sides of the pools that are no part of the sum's own pass, pixels."""
 
 
 def is_stencil(kernel: int, dilation: int, stride: int) -> bool:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastdarts.reference.batch_norm import Norm, batch_norm
-from fastdarts.reference.convolution import dil_conv, sep_conv
+from fastdarts.reference.convolution import dil_conv, relu_conv_bn, sep_conv
 from fastdarts.reference.factorised_reduce import factorised_reduce
 from fastdarts.reference.mixed_sum import weighted_sum
 from fastdarts.reference.parameter_free import avg_pool, max_pool, zero
@@ -27,6 +27,8 @@ class Candidate(Protocol):
     def kind(self) -> str: ...
     @property
     def column(self) -> int: ...
+    @property
+    def kernel(self) -> int: ...
     @property
     def dilation(self) -> int: ...
 
@@ -177,6 +179,12 @@ def _run(
         case "reduce":
             first = next(parameters)
             return factorised_reduce(x, first, next(parameters) if x.shape[1] > 1 else None, norm=norm)
+        case "dense":
+            return relu_conv_bn(x, next(parameters), stride=stride, norm=norm)
+        case "wide_max_pool":
+            return max_pool(x, kernel=candidate.kernel, stride=stride, norm=norm)
+        case "wide_avg_pool":
+            return avg_pool(x, kernel=candidate.kernel, stride=stride, norm=norm)
         case "noise" | "module":
             return next(noise)
     raise AssertionError(candidate.kind)

@@ -41,7 +41,7 @@ class Result:
 
 
 def results_of(comparisons: Sequence[Comparison], retrain: Mapping[str, Any] | None) -> list[Result]:
-    """Every test accuracy of the found cell, one a budget and comparison, the largest budget first.
+    """Every test accuracy of the found cell, one per budget and comparison, the largest budget first.
 
     The training that a comparison shares with the retraining is told once.
 

@@ -23,7 +23,7 @@ def state_name(state: int, inputs: int) -> str:
 
 
 def describe(cell: CellGenotype, *, recurrent: bool = False) -> str:
-    """A cell in words, one sentence a node.
+    """A cell in words, one sentence per node.
 
     Args:
         cell: the cell.

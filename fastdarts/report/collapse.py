@@ -4,74 +4,68 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from fastdarts.report.decision import decision_of
 from fastdarts.report.history import Alarm, alarms, events, segments
 from fastdarts.report.marks import explain_events
-from fastdarts.report.markup import Markup, element, table
+from fastdarts.report.parts import Notice, draw_plot
 from fastdarts.report.plots import plot_counts
 from fastdarts.report.records import RunRecords, number
-from fastdarts.report.sections import figure
-from fastdarts.report.words import as_epoch, as_number, plural
+from fastdarts.report.words import MISSING, as_epoch, as_number, plural
 
-__all__ = ["collapse_section"]
+__all__ = ["collapse_facts"]
 
 _CELLS = {"normal": "the normal cell", "reduce": "the reduction cell"}
 _KINDS = {"skips": "skip connections", "entropy": "entropy", "eigenvalue": "eigenvalue"}
 _SHARED = 2
 
 
-def collapse_section(run: RunRecords) -> Markup:
-    """Alarms and what to do, the figures that a collapse shows in, by epoch, and every intervention of a guard."""
+def collapse_facts(run: RunRecords) -> dict[str, Any] | None:
+    """What ``run.html`` names of a collapse: alarms, the figures that it shows in, and what guards did.
+
+    Args:
+        run: the run's records.
+
+    Returns:
+        None where nothing was watched.
+    """
     watched = ("skips", "entropy", "eigenvalue", "alarms", "guard")
     if run.kind != "search" or not any(record.get(name) for record in run.epochs for name in watched):
-        return Markup("")
-    happened, raised = events(run.epochs), alarms(run.epochs)
-    caption = (
-        "Of the cells that would be derived after each epoch. Skip connections that take over, and parameters that "
-        "fall, are how DARTS collapses; an entropy near zero means that the search has made up its mind; a dominant "
-        "eigenvalue that grows means that the found architecture sits in a sharp place, which deriving moves it out of "
-        "(Zela et al., ICLR 2020). "
-    )
-    return element(
-        "section",
-        element("h2", "Did it collapse?"),
-        _verdict(run, raised),
-        *(element("p", sentence) for sentence in _figures(run)),
-        figure(
-            lambda small: plot_counts(run.epochs, events=happened, narrow=small),
-            "counts",
-            caption + explain_events(happened),
-        ),
-        _interventions(run),
-        _stages(run),
-    )
+        return None
+    happened = events(run.epochs)
+    return {
+        "verdict": _verdict(run, alarms(run.epochs)),
+        "figures": [sentence for sentence in (_skips(run), _entropy(run), _eigenvalue(run.epochs)) if sentence],
+        "plot": draw_plot("counts", plot_counts, run.epochs, events=happened),
+        "explained": explain_events(happened),
+        "events": happened,
+        "stages": _stages(run),
+    }
 
 
-def _verdict(run: RunRecords, raised: Sequence[Alarm]) -> Markup:
+def _verdict(run: RunRecords, raised: Sequence[Alarm]) -> Notice:
     if raised:
         named = ", ".join(_KINDS.get(alarm.kind, alarm.kind) for alarm in raised)
-        lines = [element("p", element("strong", f"{plural(len(raised), 'alarm')}: {named}"))]
-        return element("div", *lines, *(element("p", _told(alarm)) for alarm in raised), class_="verdict worse")
+        return Notice(f"{plural(len(raised), 'alarm')}: {named}", [_told(alarm) for alarm in raised], "worse")
     if not any("stage" in record for record in run.epochs):
-        text = "Nobody watched: this run was recorded before searches had alarms. The figures below are all it kept."
-        return element("div", element("p", element("strong", "Not known")), element("p", text), class_="verdict")
+        text = (
+            "This run was recorded before searches had alarms: nothing watched it. The figures below are all it kept."
+        )
+        return Notice("Not known", [text])
     if not any("arch_loss" in record for record in run.epochs):
-        text = "The alphas learnt in none of these epochs, so there was nothing to watch."
-        return element("div", element("p", element("strong", "No alphas")), element("p", text), class_="verdict")
-    decision = decision_of(run)
-    undecided = decision is not None and decision.undecided
+        return Notice("No alphas", ["The alphas learnt in none of these epochs, so there was nothing to watch."])
     text = "Neither the skip connections of the genotype nor the entropy of the mixing weights "
     if _measured(run.epochs):
-        text += "nor the eigenvalue raised one."
+        text += "nor the eigenvalue raised an alarm."
     else:
-        text += "raised one; the eigenvalue was not measured (--set eigenvalue_every=2 measures it)."
-    if undecided:
-        named = element("strong", "No alarm, but undecided: the search hardly preferred anything")
-        text += " Weights that are nearly equal cannot collapse; that no alarm was raised says nothing here."
-        return element("div", element("p", named), element("p", text), class_="verdict unsure")
-    return element("div", element("p", element("strong", "No alarm")), element("p", text), class_="verdict better")
+        text += "raised an alarm; the eigenvalue was not measured (--set eigenvalue_every=2 measures it)."
+    decision = decision_of(run)
+    if decision is not None and decision.undecided:
+        text += " Weights that are nearly equal cannot collapse; the missing alarm says nothing here."
+        return Notice("No alarm, but undecided: the search hardly preferred anything", [text], "unsure")
+    return Notice("No alarm", [text], "better")
 
 
 def _told(alarm: Alarm) -> str:
@@ -80,12 +74,6 @@ def _told(alarm: Alarm) -> str:
     if first != last and len(alarm.epochs) <= last - first:
         when = f"{len(alarm.epochs)} of {when}"
     return f"{_KINDS.get(alarm.kind, alarm.kind).capitalize()}, {when}: {alarm.text}"
-
-
-def _figures(run: RunRecords) -> list[str]:
-    """Skips, entropy and eigenvalue in a sentence each, as far as they were recorded."""
-    sentences = [_skips(run), _entropy(run), _eigenvalue(run.epochs)]
-    return [sentence for sentence in sentences if sentence]
 
 
 def _skips(run: RunRecords) -> str:
@@ -116,7 +104,7 @@ def _largest(run: RunRecords) -> str:
     """What the entropy would be if all candidates weighed the same."""
     edges = [edge for each in run.epoch_files[-1:] for row in (each.get("edges") or {}).values() for edge in row]
     counts = [len(edge["primitives"]) for edge in edges]
-    return f", of at most {as_number(math.fsum(map(math.log, counts)) / len(counts))}" if counts else ""
+    return f", of at most {as_number(fmean(map(math.log, counts)))}" if counts else ""
 
 
 def _eigenvalue(epochs: Sequence[Mapping[str, Any]]) -> str:
@@ -137,28 +125,19 @@ def _eigenvalue(epochs: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _interventions(run: RunRecords) -> Markup:
-    rows = [[as_epoch(event.epoch), event.guard or "planned", event.done, event.why] for event in events(run.epochs)]
-    if not rows:
-        return Markup("")
-    return element("div", element("h3", "What happened"), table(["After epoch", "Guard", "What", "Why"], rows))
-
-
-def _stages(run: RunRecords) -> Markup:
+def _stages(run: RunRecords) -> list[list[str]]:
     """Epochs of the run beside those of the stage, where the two differ."""
     found = segments(run.epochs)
     if len(found) < 2:
-        return Markup("")
+        return []
     candidates = {each["epoch"]: _candidates(each) for each in run.epoch_files}
     rows = []
     for segment in found:
         first, last = segment.epochs
         known = [candidates[epoch] for epoch in range(first, last + 1) if candidates.get(epoch)]
         row = [str(segment.stage + 1), _span(segment.epochs), _span(segment.stage_epochs)]
-        rows.append([*row, known[-1] if known else "not recorded"])
-    header = ["Stage", "Epochs of the run", "Epochs of the stage", "Candidates an edge"]
-    text = "A stage's schedules run over its own epochs; a rollback takes those back, never the run's."
-    return element("div", element("h3", "Stages"), table(header, rows), element("p", text, class_="note"))
+        rows.append([*row, known[-1] if known else MISSING])
+    return rows
 
 
 def _candidates(file: Mapping[str, Any]) -> str:
@@ -176,7 +155,7 @@ def _counts(skips: object) -> dict[str, int]:
 
 def _mean(values: object) -> float:
     found = [number(value) for value in values.values()] if isinstance(values, Mapping) else []
-    return math.fsum(found) / len(found) if found else math.nan
+    return fmean(found) if found else math.nan
 
 
 def _span(ends: tuple[int, int]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from fastdarts.report.history import answer_epoch
@@ -101,4 +102,4 @@ def _figures(rows: Iterator[Sequence[float]]) -> tuple[float, float] | None:
         shares.append(len(parts) * max(parts))
     if not entropies:
         return None
-    return math.fsum(entropies) / len(entropies), math.fsum(shares) / len(shares)
+    return fmean(entropies), fmean(shares)

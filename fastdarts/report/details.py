@@ -1,90 +1,79 @@
-"""The sections of the report about the search itself: curves, mixing weights, counts, checks, and how to repeat it."""
+"""What a run's page says of its course: curves, mixing weights, checks, and what is needed to repeat it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from fastdarts.report.history import Event, answer_epoch, events, segments, with_stages
 from fastdarts.report.marks import explain_events
-from fastdarts.report.markup import Markup, element, table
 from fastdarts.report.mixing import plot_edge_weights, plot_mixing, plot_mixing_by_cell
+from fastdarts.report.parts import Plot, draw_plot
 from fastdarts.report.plots import plot_curves, plot_hypergradient
 from fastdarts.report.records import RunRecords, number
-from fastdarts.report.sections import figure
-from fastdarts.report.words import (
-    MISSING,
-    as_budget,
-    as_bytes,
-    as_count,
-    as_epoch,
-    as_number,
-    as_percent,
-    without_paths,
-)
+from fastdarts.report.words import MISSING, as_bytes, as_count, as_epoch, as_number, as_percent
 from fastdarts.spaces import CellGenotype, Genotype
 
-__all__ = [
-    "configuration_section",
-    "curves_section",
-    "files_section",
-    "hypergradient_section",
-    "mixing_section",
-    "reproduction_section",
-]
+__all__ = ["course_facts"]
 
 _SHARED = 2
 _EVENTS = "events.out.tfevents."
 
 
-def curves_section(run: RunRecords) -> Markup:
-    """Losses and accuracies by epoch, as curves and as numbers, and those of the retraining."""
-    parts = []
-    if run.epochs:
-        start = run.settings.get("arch_start_epoch", 0)
-        labels = ("weight level (train)", "architecture level") if run.kind == "search" else ("train", "validation")
-        start, happened = start if isinstance(start, int) else 0, events(run.epochs)
-        marks: dict[str, Any] = {"arch_start_epoch": start, "labels": labels, "events": happened}
-        heading = "The search by epoch" if run.kind == "search" else "The training by epoch"
-        curves = figure(
-            lambda small: plot_curves(run.epochs, **marks, narrow=small), "curves", explain_events(happened)
-        )
-        parts += [element("h2", heading), curves, _epoch_table(run)]
-    history = (run.retrain or {}).get("history") or []
-    if history and run.kind == "search":
-        names = ("training images", "validation images")
-        ended = _ended(run.retrain or {})
-        plot = figure(lambda small: plot_curves(history, labels=names, narrow=small), "retrain", ended)
-        parts += [element("h2", "The training of the derived network"), plot]
-    return element("section", *parts) if parts else Markup("")
+def course_facts(run: RunRecords) -> dict[str, Any]:
+    """What ``run.html`` names of the run's course and surroundings.
+
+    Args:
+        run: the run's records.
+    """
+    origin, environment, space = (_mapping(run.config.get(name)) for name in ("origin", "environment", "space"))
+    changes = [(_mapping(move.get("environment")), move.get("changed", ())) for move in run.moves]
+    return {
+        "curves": _curves(run),
+        "retrained": _retrained(run),
+        "mixing": _mixing(run),
+        "checks": draw_plot("hypergradient", plot_hypergradient, run.checks) if run.checks else None,
+        "source": space.get("source"),
+        "config_file": repr(f"{run.path.name}/config.json"),
+        "surroundings": {**origin, **environment},
+        "changes": [{name: now.get(name) for name in changed} for now, changed in changes],
+        "files": list(_files(run.path)),
+    }
 
 
-def _ended(retrain: Mapping[str, Any]) -> str:
-    """Budget and result of the training whose curve is shown, which may not be the headline's."""
-    of = as_budget(retrain)
-    return f"Of {of}; its test accuracy: {as_percent(retrain.get('test_accuracy'))}." if of else ""
+def _curves(run: RunRecords) -> dict[str, Any] | None:
+    """Losses and accuracies by epoch, as curves and as numbers."""
+    if not run.epochs:
+        return None
+    start, happened = run.settings.get("arch_start_epoch", 0), events(run.epochs)
+    labels = ("weight level (train)", "architecture level") if run.kind == "search" else ("train", "validation")
+    start = start if isinstance(start, int) else 0
+    plot = draw_plot("curves", plot_curves, run.epochs, arch_start_epoch=start, labels=labels, events=happened)
+    header, *rows = _epoch_rows(run)
+    return {"plot": plot, "events": explain_events(happened), "header": header, "rows": rows}
 
 
-def mixing_section(run: RunRecords) -> Markup:
-    """How the mixing weights of every edge went."""
+def _retrained(run: RunRecords) -> Plot | None:
+    """The curves of a search's retraining."""
+    history = (run.retrain or {}).get("history")
+    if not history or run.kind != "search":
+        return None
+    return draw_plot("retrain", plot_curves, history, labels=("training images", "validation images"))
+
+
+def _mixing(run: RunRecords) -> dict[str, Any] | None:
+    """How the mixing weights of every edge went; of many cells together."""
     files, happened = with_stages(run.epoch_files, run.epochs), events(run.epochs)
     if not files:
-        return Markup("")
+        return None
     keys, answer = list(files[-1]["weights"]), answer_epoch(run)
-    deciding = next((each for each in files if each["epoch"] == answer), files[-1])
-    parts = [element("h2", "Evolution of the mixing weights")]
     if len(keys) > _SHARED:
-        text = "One panel a cell: the mean over its edges of each operator's mixing weight."
-        plot = figure(lambda small: plot_mixing_by_cell(files, narrow=small), "mixing")
-        return element("section", *parts, element("p", text, class_="note"), plot)
-    text = "One panel an edge, source \u2192 node; colours as in the drawing. "
-    text += "Where the genotype keeps an edge, the panel names the operator kept. The scale is that of the weights, "
-    text += "it need not begin at 0; the thin line marks equal weights."
-    parts.append(element("p", text, class_="note"))
-    for key in keys:
-        parts += _mixing_of(key, files, run.genotype, deciding, happened)
-    return element("section", *parts)
+        return {"together": draw_plot("mixing", plot_mixing_by_cell, files)}
+    deciding = next((each for each in files if each["epoch"] == answer), files[-1])
+    cells = [_mixing_of(key, files, run.genotype, deciding, happened) for key in keys]
+    return {"together": None, "cells": cells}
 
 
 def _mixing_of(
@@ -93,91 +82,21 @@ def _mixing_of(
     genotype: Genotype | None,
     deciding: Mapping[str, Any],
     happened: Sequence[Event],
-) -> list[Markup]:
+) -> dict[str, Any]:
     """One cell's mixing weights, and the weights of its edges where it has any."""
     kept = genotype.cells.get(key) if genotype is not None else None
-    parts = [element("h3", {"normal": "Normal cell", "reduce": "Reduction cell"}.get(key, key))]
-    parts.append(
-        figure(
-            lambda small: plot_mixing(files, key, kept=kept, events=happened, narrow=small),
-            f"mixing-{key}",
-            _decided(deciding, key, kept) if kept is not None else "",
-        )
-    )
-    if (files[-1].get("edge_weights") or {}).get(key):
-        caption = "Weights of whole edges, which multiply the mixing weights; 1 is an equal share."
-        plot = figure(
-            lambda small: plot_edge_weights(files, key, events=happened, narrow=small), f"edges-{key}", caption
-        )
-        parts.append(plot)
-    return parts
+    weighted = (files[-1].get("edge_weights") or {}).get(key)
+    return {
+        "key": key,
+        "plot": draw_plot(f"mixing-{key}", plot_mixing, files, key, kept=kept, events=happened),
+        "decided": "" if kept is None else _decided(deciding, key, kept),
+        "edges": draw_plot(f"edges-{key}", plot_edge_weights, files, key, events=happened) if weighted else None,
+    }
 
 
-def hypergradient_section(run: RunRecords) -> Markup:
-    """How far the finite-difference hypergradient was from the exact one."""
-    if not run.checks:
-        return Markup("")
-    header = ["Epoch", "Kind", "Cosine", "Relative error", "Norm", "Norm of the exact one"]
-    rows = [
-        [as_epoch(check.get("epoch")), str(check.get("method_kind", MISSING))]
-        + [as_number(check.get(name)) for name in ("cosine", "relative_error", "norm", "exact_norm")]
-        for check in run.checks
-    ]
-    text = "The hypergradient by finite differences against the exact one, on the same batches and weights."
-    return element(
-        "section",
-        element("h2", "Hypergradient check"),
-        element("p", text, class_="note"),
-        figure(lambda small: plot_hypergradient(run.checks, narrow=small), "hypergradient"),
-        table(header, rows),
-    )
-
-
-def configuration_section(run: RunRecords) -> Markup:
-    """Every recorded setting."""
-    settings = [(str(name), _plain(value)) for name, value in run.settings.items()]
-    pairs = [element("div", element("dt", name), element("dd", value)) for name, value in settings]
-    parts = [element("dl", *pairs, class_="settings") if pairs else element("p", f"The configuration was {MISSING}.")]
-    space = run.config.get("space")
-    if isinstance(space, Mapping) and space.get("source"):
-        parts.append(element("p", f"Source of the search space: {space['source']}.", class_="note"))
-    return element("section", element("h2", "Configuration"), *parts)
-
-
-def reproduction_section(run: RunRecords) -> Markup:
-    """The command, the seed and the versions that the numbers depend on."""
-    command = str(run.config.get("command") or "")
-    parts = [element("h2", "How to reproduce it")]
-    if command:
-        parts += [element("p", "The command that started the run:"), element("pre", without_paths(command))]
-    elif run.kind == "search":
-        parts += [
-            element("p", "The run was started from Python, so no command was recorded. The same search again:"),
-            element("pre", _python(run.path.name)),
-        ]
-    else:
-        parts.append(element("p", f"The command was {MISSING}."))
-    environment = run.config.get("environment")
-    recorded = environment if isinstance(environment, Mapping) else {}
-    origin = run.config.get("origin")
-    recorded = (dict(origin) if isinstance(origin, Mapping) else {}) | dict(recorded)
-    rows = [["seed", str(run.settings.get("seed", MISSING))], *([str(k), _plain(v)] for k, v in recorded.items())]
-    if not recorded:
-        rows.append(["versions", MISSING])
-    for move in run.moves:
-        now = move.get("environment", {})
-        changed = ", ".join(f"{name} {_plain(now.get(name))}" for name in move.get("changed", ()))
-        rows.append(["went on with", changed])
-    text = "The same seed gives the same numbers to the last bit on the same machine, versions and number of threads."
-    if run.moves:
-        text += " This run changed them on its way, so it can be repeated to rounding only."
-    return element("section", *parts, table(["What", "Value"], rows), element("p", text, class_="note"))
-
-
-def files_section(run: RunRecords) -> Markup:
-    """Where the run lies and what is in it."""
-    rows = []
-    for entry in sorted(run.path.iterdir(), key=lambda entry: (entry.is_dir(), entry.name)):
+def _files(path: Path) -> Iterator[tuple[str, str]]:
+    """Name and size of what is in the run's folder."""
+    for entry in sorted(path.iterdir(), key=lambda entry: (entry.is_dir(), entry.name)):
         if entry.name.startswith("."):
             continue
         try:
@@ -187,11 +106,11 @@ def files_section(run: RunRecords) -> Markup:
             continue
         # TensorBoard puts the machine's name into its files' names.
         name = f"{_EVENTS}\u2026" if entry.name.startswith(_EVENTS) else entry.name
-        # As code a long name may break, so that the table fits a phone.
-        rows.append([element("code", name + "/" * entry.is_dir()), size])
-    return element(
-        "section", element("h2", "Files"), element("pre", f"{run.path.name}/"), table(["File", "Size"], rows)
-    )
+        yield name + "/" * entry.is_dir(), size
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _decided(file: Mapping[str, Any], key: str, kept: CellGenotype) -> str:
@@ -211,7 +130,8 @@ def _decided(file: Mapping[str, Any], key: str, kept: CellGenotype) -> str:
     return f"{text}; equal weights would be {even}."
 
 
-def _epoch_table(run: RunRecords) -> Markup:
+def _epoch_rows(run: RunRecords) -> list[list[str]]:
+    """The epochs as numbers: a header, then a row for each."""
     searched = run.kind == "search"
     header = ["Epoch", "Train loss", "Train accuracy"]
     header += ["Valid. loss", "Valid. accuracy", "Skips", "Parameters"] if searched else []
@@ -233,27 +153,4 @@ def _epoch_table(run: RunRecords) -> Markup:
         row.append(as_bytes(record.get("peak_bytes")))
         rows.append(row)
     header += ["Eigenvalue"] * measured + ["Stage: its epoch"] * staged
-    whole = table([*header, "Learning rate", "Step", "Peak memory"], rows)
-    summary = element("summary", "The same as numbers, with learning rate, step time and memory")
-    return element("details", summary, whole)
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_plain(each)}" for name, each in value.items()) or "none"
-    if isinstance(value, (list, tuple)):
-        return ", ".join(map(str, value)) or "none"
-    if isinstance(value, float):
-        return f"{value:g}"
-    return (
-        "none" if value is None else "yes" if value is True else "no" if value is False else without_paths(str(value))
-    )
-
-
-def _python(name: str) -> str:
-    return (
-        "import json\n"
-        "from fastdarts.search import SearchConfig, search\n"
-        f"config = json.load(open({f'{name}/config.json'!r}))['config']\n"
-        "search(SearchConfig.from_json(config), 'runs/again')"
-    )
+    return [[*header, "Learning rate", "Step", "Peak memory"], *rows]

@@ -129,7 +129,7 @@ def genotype_scene(genotype: Genotype | CellGenotype, *, title: str | None = Non
 
 
 def cell_scenes(genotype: Genotype | CellGenotype, *, title: str | None = None) -> list[Scene]:
-    """The drawings a genotype is made of: one a cell, or a single table where there are more than two.
+    """The drawings a genotype is made of: one per cell, or a single table where there are more than two.
 
     Args:
         genotype: a whole genotype or one cell.

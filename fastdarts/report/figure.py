@@ -7,6 +7,8 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from markupsafe import Markup
+
 from fastdarts.report.palette import COLOURS, FONT
 
 if TYPE_CHECKING:
@@ -111,7 +113,7 @@ def figure_to_svg(figure: Figure, *, title: str, description: str = "") -> str:
     return re.sub(r"(<svg\b)([^>]*>)", lambda m: f'{m[1]} role="img"{m[2]}{spoken}', svg, count=1) + "\n"
 
 
-def inline(svg: str, name: str) -> str:
+def inline(svg: str, name: str) -> Markup:
     """Make an SVG file a fragment of a page: no namespaces, ids of its own, the palette's colours as CSS variables.
 
     A style sheet inside an SVG holds for the whole page, so matplotlib's goes; the page's own takes its place.
@@ -125,7 +127,7 @@ def inline(svg: str, name: str) -> str:
     svg = _REFERENCE.sub(lambda match: match[1] + prefix, svg)
     for key, colour in COLOURS.items():
         svg = re.sub(f"(?<=: ){colour.light}\\b", f"var(--{key},{colour.light})", svg)
-    return svg
+    return Markup(svg)
 
 
 def _escape(text: str) -> str:

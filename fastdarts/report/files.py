@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from pathlib import Path
 
 from fastdarts.errors import UserError
+from fastdarts.runs import durable
 
 __all__ = ["replace_file"]
 
@@ -28,18 +29,9 @@ def replace_file(path: str | os.PathLike[str], data: bytes) -> Path:
     """
     target = Path(path)
     try:
-        descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=".report-")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            # mkstemp makes files that only their owner may read; a report is for sending around.
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, target)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        # A misspelt folder is told, not made.
+        target.parent.stat()
+        durable.replace_file(target, data, temporary=f".report-{secrets.token_hex(4)}-")
     except OSError as error:
         remedy = "free space, or name a file in a folder that exists and can be written"
         raise UserError(f"cannot write {target}: {error.strerror}", remedy=remedy) from error

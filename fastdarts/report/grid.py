@@ -1,4 +1,4 @@
-"""A genotype of many unshared cells as a table: a column a cell, a row an edge, operators as coloured boxes."""
+"""A genotype of many unshared cells as a table: a column per cell, a row per edge, operators as coloured boxes."""
 
 from __future__ import annotations
 

@@ -1,13 +1,20 @@
-"""Intervals that stay where what they are of can be: of an accuracy, and of a mean of accuracies."""
+"""Mean and spread of a sample, and intervals that stay where what they are of can be: accuracies from 0 to 1."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import fmean
 
-__all__ = ["logit_interval", "wilson"]
+__all__ = ["logit_interval", "mean_and_spread", "wilson"]
 
 _Z = 1.959963984540054
+
+
+def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and standard deviation (n - 1) of some numbers; the deviation of a single one is 0."""
+    mean = fmean(values)
+    return mean, math.sqrt(math.fsum((each - mean) ** 2 for each in values) / max(len(values) - 1, 1))
 
 
 def wilson(share: float, count: int) -> tuple[float, float]:
@@ -46,8 +53,8 @@ def logit_interval(sample: Sequence[float]) -> tuple[float, float]:
     from scipy import stats
 
     count = len(sample)
-    mean = math.fsum(sample) / count
-    error = math.sqrt(math.fsum((each - mean) ** 2 for each in sample) / (count - 1) / count)
+    mean, spread = mean_and_spread(sample)
+    error = spread / math.sqrt(count)
     if error == 0.0 or not 0.0 < mean < 1.0:
         return mean, mean
     half = float(stats.t.ppf(0.975, count - 1)) * error / (mean * (1 - mean))

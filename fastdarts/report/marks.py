@@ -24,7 +24,7 @@ def broken(epochs: Sequence[Mapping[str, Any]], values: Sequence[float]) -> tupl
 
     Args:
         epochs: records, in order.
-        values: one an epoch; nan for a gap.
+        values: one per epoch; nan for a gap.
 
     Returns:
         x, in which the first epoch is 1, and y for ``Axes.plot``.

@@ -6,18 +6,18 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from fastdarts.errors import UserError
 from fastdarts.report.figure import figure_to_svg, panels, style_axes
 from fastdarts.report.files import replace_file
-from fastdarts.report.markup import Markup, element, table
+from fastdarts.report.page import write_page
 from fastdarts.report.palette import COLOURS
+from fastdarts.report.parts import draw_plot
 from fastdarts.report.records import number
-from fastdarts.report.sections import figure
-from fastdarts.report.style import document
 from fastdarts.report.verdict import sampling_words
-from fastdarts.report.words import MISSING, as_count, as_duration, as_percent, origin_words, plural, without_paths
+from fastdarts.report.words import as_count, as_duration, as_percent, as_points, plural
 from fastdarts.runs import RunFolder
 
 __all__ = ["methods_rows", "methods_words", "plot_methods", "write_methods_report"]
@@ -43,12 +43,22 @@ def write_methods_report(run: str | os.PathLike[str]) -> Path:
     """
     folder = RunFolder.open(run)
     if folder.config.get("kind") != "compare-methods" or not (folder.path / "comparison-methods.json").exists():
-        raise UserError(f"{folder.path} holds no finished comparison of methods", "the folder of one")
+        raise UserError(f"{folder.path} holds no finished comparison of methods", "the folder of a finished one")
     comparison = folder.read_json("comparison-methods.json")
     svg = plot_methods(comparison)
     replace_file(folder.path / "comparison-methods.svg", svg.encode("utf-8", "backslashreplace"))
-    page = _page(comparison, folder)
-    return replace_file(folder.path / "report.html", page.encode("utf-8", "backslashreplace"))
+    return write_page(
+        folder.path / "report.html",
+        "methods.html",
+        heading=f"Methods against random choice: {folder.path.resolve().name}",
+        of=comparison,
+        config=folder.config,
+        names=_ranked(comparison),
+        rows=methods_rows(comparison),
+        words=methods_words(comparison),
+        drawn=draw_plot("methods", plot_methods, comparison),
+        seconds=math.fsum(each for entry in comparison["methods"].values() for each in entry["search_seconds"]),
+    )
 
 
 def methods_rows(comparison: Mapping[str, Any]) -> list[list[str]]:
@@ -81,7 +91,11 @@ def methods_words(comparison: Mapping[str, Any]) -> list[str]:
         needed = math.ceil(1 - math.log2(_LEVEL / tested))
         note += f": it can show nothing here; it needs {needed} seeds"
     images = sampling_words(comparison.get("test_images"), *_best(comparison))
-    return [*lines, images, note + ". The t-test and its intervals suppose differences that are spread about normally."]
+    return [
+        *lines,
+        images,
+        note + ". The t-test and its intervals assume that the differences are about normally distributed.",
+    ]
 
 
 def plot_methods(comparison: Mapping[str, Any], *, narrow: bool = False) -> str:
@@ -163,20 +177,16 @@ def _row(name: str, entry: Mapping[str, Any]) -> list[str]:
     if against is None:
         row += ["", "", "", "", ""]
     else:
-        row += [_points(against["mean"]), _range(against["interval95"], signed=True)]
+        row += [as_points(against["mean"]), _range(against["interval95"], signed=True)]
         row += [f"{against['wins']}, {against['ties']}, {against['losses']}"]
         row += [_chance(against["p_t_holm"]), _chance(against["p_wilcoxon_holm"])]
-    row.append(as_duration(math.fsum(seconds) / len(seconds)) if any(seconds) else "nothing")
-    return [*row, as_count(math.fsum(parameters) / len(parameters))]
-
-
-def _points(value: float) -> str:
-    return f"{100 * value:+.2f}".replace("-", "\u2212")
+    row.append(as_duration(fmean(seconds)) if any(seconds) else "nothing")
+    return [*row, as_count(fmean(parameters))]
 
 
 def _range(interval: Sequence[float], *, signed: bool = False) -> str:
     if signed:
-        return " to ".join(map(_points, interval))
+        return " to ".join(map(as_points, interval))
     return " to ".join(f"{100 * value:.2f}".replace("-", "\u2212") for value in interval)
 
 
@@ -188,7 +198,7 @@ def _chance(p: float | None) -> str:
 
 def _sentence(name: str, against: Mapping[str, Any]) -> str:
     low, high = against["interval95"]
-    gap = f"{_points(against['mean'])} points ({_range((low, high), signed=True)})"
+    gap = f"{as_points(against['mean'])} points ({_range((low, high), signed=True)})"
     p = against["p_t_holm"]
     if p is None:
         return f"{name}: {gap}, the same difference for every seed, which no test can judge."
@@ -197,77 +207,3 @@ def _sentence(name: str, against: Mapping[str, Any]) -> str:
     side = "better" if against["mean"] > 0 else "worse"
     sign = "p " + _chance(p) if p < 0.001 else f"p = {_chance(p)}"
     return f"{name}: {side} than random choice: {gap}, {sign}."
-
-
-def _page(comparison: Mapping[str, Any], folder: RunFolder) -> str:
-    heading = f"Methods against random choice: {folder.path.resolve().name}"
-    header, *rows = methods_rows(comparison)
-    marked = _ranked(comparison).index(comparison["baseline"])
-    first, *notes = methods_words(comparison)[::-1]
-    body = element(
-        "main",
-        element(
-            "header",
-            element("h1", heading),
-            element("p", _about(comparison), class_="sub"),
-            element("p", origin_words(folder.config), class_="sub"),
-        ),
-        element("div", *(element("p", line) for line in notes[::-1]), class_="verdict"),
-        figure(lambda small: plot_methods(comparison, narrow=small), "methods", _caption(comparison)),
-        table(header, rows, marked=marked),
-        element("p", first, class_="note"),
-        _by_seed(comparison),
-        _repetition(comparison, folder),
-    )
-    return document(heading, body)
-
-
-def _about(comparison: Mapping[str, Any]) -> str:
-    budget = comparison["budget"]
-    words = {"epochs": "epochs", "channels": "channels", "layers": "cells", "batch_size": "images a batch"}
-    training = ", ".join(f"{budget[key]} {word}" for key, word in words.items() if key in budget) or MISSING
-    return (
-        f"Search space {comparison['space']}, data {comparison['data']}, seeds "
-        f"{', '.join(map(str, comparison['seeds']))}. Every network was trained from scratch with the same budget: "
-        f"{training}."
-    )
-
-
-def _caption(comparison: Mapping[str, Any]) -> str:
-    return (
-        "A dot is a seed: one search, and one training of what it found. Diamonds are means, bars their 95% intervals "
-        "(Student's t, of accuracies on the logit scale), cut where they leave the plot. Differences are to the "
-        f"{comparison['baseline']} cell of the same seed, trained with the same random numbers. The test set was read "
-        "once a network, after its training. Bootstrap intervals are in comparison-methods.json."
-    )
-
-
-def _by_seed(comparison: Mapping[str, Any]) -> Markup:
-    """Every accuracy, and the genotype behind it."""
-    names = _ranked(comparison)
-    rows = []
-    for k, seed in enumerate(comparison["seeds"]):
-        for name in names:
-            entry = comparison["methods"][name]
-            text = element("details", element("summary", "show"), element("code", entry["texts"][k]))
-            against = entry["against"]
-            gap = "" if against is None else _points(against["differences"][k])
-            searched, trained = entry["searches"][k] or "", entry["trainings"][k]
-            row = [str(seed), name, as_percent(entry["values"][k]), gap, as_count(entry["parameters"][k])]
-            rows.append([*row, text, searched, trained])
-    header = ["Seed", "Method", "Test accuracy", "Minus random", "Parameters", "Genotype", "Search", "Training"]
-    seconds = sum(math.fsum(entry["search_seconds"]) for entry in comparison["methods"].values())
-    spent = f"All searches together took {as_duration(seconds)}. Folders are relative to this page's."
-    return element("section", element("h2", "Seed by seed"), table(header, rows), element("p", spent, class_="note"))
-
-
-def _repetition(comparison: Mapping[str, Any], folder: RunFolder) -> Markup:
-    parts = [element("h2", "How to repeat it")]
-    if folder.config.get("command"):
-        parts.append(element("pre", without_paths(folder.config["command"])))
-    settings = comparison.get("search") or {}
-    if settings:
-        shown = ", ".join(f"{key} {value}" for key, value in settings.items())
-        parts.append(element("p", f"Settings of the searches: {shown}; everything else is each method's own."))
-    text = "The same command continues an interrupted comparison, and with more methods or seeds adds to this folder."
-    return element("section", *parts, element("p", text, class_="note"))

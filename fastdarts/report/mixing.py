@@ -45,7 +45,7 @@ def plot_mixing(
     events: Sequence[Event] = (),
     narrow: bool = False,
 ) -> str:
-    """Mixing weights of one architecture by epoch: one panel an edge, one line a primitive.
+    """Mixing weights of one architecture by epoch: one panel per edge, one line per primitive.
 
     A line ends where its primitive is taken from the edge (P-DARTS), and is broken where a model ends.
 
@@ -83,11 +83,11 @@ def plot_mixing(
     _one_scale(axes_by_place.values(), drawn)
     _label(figure, "mixing weight")
     _shared_legend(figure, corner=corner, narrow=narrow)
-    return figure_to_svg(figure, title=f"Mixing weights of the {key} cell by epoch, one panel an edge")
+    return figure_to_svg(figure, title=f"Mixing weights of the {key} cell by epoch, one panel per edge")
 
 
 def plot_edge_weights(epochs: Sequence[Epoch], key: str, *, events: Sequence[Event] = (), narrow: bool = False) -> str:
-    """Weights of whole edges (PC-DARTS' edge normalisation) of one architecture by epoch: one panel a node.
+    """Weights of whole edges (PC-DARTS' edge normalisation) of one architecture by epoch: one panel per node.
 
     Drawn as multiples of an equal share, since nodes have different numbers of edges.
 
@@ -121,11 +121,11 @@ def plot_edge_weights(epochs: Sequence[Epoch], key: str, *, events: Sequence[Eve
     _one_scale(axes_by_place.values(), drawn)
     _label(figure, "times an equal share")
     _shared_legend(figure, corner=False, narrow=narrow)
-    return figure_to_svg(figure, title=f"Edge weights of the {key} cell by epoch, one panel a node")
+    return figure_to_svg(figure, title=f"Edge weights of the {key} cell by epoch, one panel per node")
 
 
 def plot_mixing_by_cell(epochs: Sequence[Epoch], *, narrow: bool = False) -> str:
-    """Mixing weights of many unshared cells by epoch: one panel a cell, the mean over its edges as stacked areas.
+    """Mixing weights of many unshared cells by epoch: one panel per cell, the mean over its edges as stacked areas.
 
     Args:
         epochs: contents of ``epochs/NNNN.json``, in order.
@@ -156,7 +156,7 @@ def plot_mixing_by_cell(epochs: Sequence[Epoch], *, narrow: bool = False) -> str
         axes.margins(x=0)
     _label(figure, "mean mixing weight over the edges")
     _shared_legend(figure, corner=False, narrow=narrow)
-    return figure_to_svg(figure, title="Mixing weights by epoch, one panel a cell")
+    return figure_to_svg(figure, title="Mixing weights by epoch, one panel per cell")
 
 
 def _grid(

@@ -12,7 +12,7 @@ from fastdarts.report.history import alarms
 from fastdarts.report.intervals import wilson
 from fastdarts.report.records import RunRecords, number
 from fastdarts.report.verdict import judge
-from fastdarts.report.words import MISSING, as_budget, as_count, as_duration, as_percent, plural
+from fastdarts.report.words import MISSING, as_budget, as_count, as_duration, as_percent, as_setting, plural
 from fastdarts.spaces import Genotype
 
 __all__ = ["pair_rows", "pair_words"]
@@ -35,7 +35,7 @@ def pair_rows(a: RunRecords, b: RunRecords) -> list[list[str]]:
         if name not in (*_ALWAYS, "genotype") and settings[0].get(name) != settings[1].get(name)
     ]
     rows = [["", *_names(a, b)], ["kind", a.kind, b.kind]]
-    rows += [[name, *(_plain(each.get(name, MISSING)) for each in settings)] for name in names]
+    rows += [[name, *(as_setting(each.get(name, MISSING)) for each in settings)] for name in names]
     facts = [_facts(each) for each in (a, b)]
     rows += [[name, *(each.get(name, "") for each in facts)] for name in {**facts[0], **facts[1]}]
     return rows
@@ -74,7 +74,7 @@ def _facts(run: RunRecords) -> dict[str, str]:
     if run.kind == "search":
         facts["supernet"] = as_percent(last.get("valid_accuracy"))
         skips = last.get("skips")
-        facts["skip connections"] = _plain(skips) if isinstance(skips, Mapping) else MISSING
+        facts["skip connections"] = as_setting(skips) if isinstance(skips, Mapping) else MISSING
         decision = decision_of(run)
         if decision is not None:
             state = "undecided" if decision.undecided else "decided"
@@ -126,9 +126,3 @@ def _shared(first: Genotype, second: Genotype) -> str:
     if not total:
         return "Their cells are of different kinds."
     return f"Their cells share {common} of {total} edges with the same operator."
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_plain(each)}" for name, each in value.items()) or "none"
-    return f"{value:g}" if isinstance(value, float) else "none" if value is None else str(value)

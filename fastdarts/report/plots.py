@@ -249,7 +249,7 @@ def _by_key(
 
 
 def _starts(epochs: Sequence[Record], arch_start_epoch: int) -> list[float]:
-    """Epochs of the run in which the alphas start to learn: one a stage."""
+    """Epochs of the run in which the alphas start to learn: one per stage."""
     found: dict[int, float] = {}
     for segment in segments(epochs):
         first, last = segment.stage_epochs

@@ -184,7 +184,7 @@ def _comparison(folder: RunFolder, notes: list[str]) -> dict[str, Any] | None:
     value = _json(folder, "comparison.json", ("found", "random"), notes)
     if value is None or _is_comparison(value):
         return value
-    notes.append("comparison.json was left out: found is no object, or random no list of objects")
+    notes.append("comparison.json was left out: found is not an object, or random not a list of objects")
     return None
 
 

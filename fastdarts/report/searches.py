@@ -8,16 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from fastdarts.errors import UserError
-from fastdarts.report.drawing import cell_scenes, legend_entries
-from fastdarts.report.figure import figure_to_svg, inline, panels, style_axes
-from fastdarts.report.files import replace_file
-from fastdarts.report.markup import Markup, element, table
+from fastdarts.report.figure import figure_to_svg, panels, style_axes
+from fastdarts.report.page import write_page
 from fastdarts.report.palette import COLOURS
-from fastdarts.report.phone import formulas
+from fastdarts.report.parts import draw_genotype, draw_plot
 from fastdarts.report.records import number
-from fastdarts.report.sections import figure
-from fastdarts.report.style import document
-from fastdarts.report.words import as_count, as_duration, as_percent, origin_words, plural, without_paths
+from fastdarts.report.words import plural
 from fastdarts.runs import RunFolder
 from fastdarts.spaces import Genotype
 
@@ -40,7 +36,22 @@ def write_searches_report(run: str | os.PathLike[str]) -> Path:
     if folder.config.get("kind") != "searches" or not (folder.path / "searches.json").exists():
         raise UserError(f"{folder.path} holds no finished searches", "the folder that search --searches N made")
     found = folder.read_json("searches.json")
-    return replace_file(folder.path / "report.html", _page(found, folder).encode("utf-8", "backslashreplace"))
+    best = found["searches"][found["best"]]
+    retrained = f"{best['search']}/retrain.json"
+    many = plural(len(found["searches"]), "search").replace("searchs", "searches")
+    return write_page(
+        folder.path / "report.html",
+        "searches.html",
+        heading=f"{many}: {folder.path.resolve().name}",
+        of=found,
+        config=folder.config,
+        best=best,
+        tested=folder.read_json(retrained)["test_accuracy"] if (folder.path / retrained).exists() else None,
+        names=_ranked(found),
+        networks=len({entry["text"] for entry in found["searches"].values()}),
+        drawn=draw_plot("searches", plot_searches, found),
+        found=draw_genotype(Genotype.from_json(folder.read_json("genotype.json"))),
+    )
 
 
 def plot_searches(found: Mapping[str, Any], *, narrow: bool = False) -> str:
@@ -89,86 +100,3 @@ def _ranked(found: Mapping[str, Any]) -> list[str]:
     entries = found["searches"]
     # Among equals the best one is the first that was searched, as it was chosen.
     return sorted(entries, key=lambda name: -number(entries[name]["valid_accuracy"]))
-
-
-def _page(found: Mapping[str, Any], folder: RunFolder) -> str:
-    heading = f"{plural(len(found['searches']), 'search').replace('searchs', 'searches')}: {folder.path.resolve().name}"
-    best = found["searches"][found["best"]]
-    link = f"{best['search']}/report.html"
-    genotype = Genotype.from_json(folder.read_json("genotype.json"))
-    drawings = [
-        Markup(inline(scene.svg(standalone=False), f"cell-{k}")) for k, scene in enumerate(cell_scenes(genotype))
-    ]
-    legend = [element("li", element("i", class_=f"b-{colour}"), text) for colour, text in legend_entries(genotype)]
-    body = element(
-        "main",
-        element(
-            "header",
-            element("h1", heading),
-            element("p", _about(found, folder), class_="sub"),
-            element("p", origin_words(folder.config), class_="sub"),
-        ),
-        element(
-            "div",
-            element("p", element("strong", f"The best by validation is {found['best']}")),
-            element("p", _tested(folder, best)),
-            element("p", element("a", "Its own report", href=link), " has its curves, mixing weights and comparison."),
-            class_="verdict",
-        ),
-        figure(lambda small: plot_searches(found, narrow=small), "searches"),
-        _table(found),
-        element("p", _how(found), class_="note"),
-        element("h2", "The genotype of the best"),
-        formulas(genotype),
-        element("div", *drawings, class_="cells"),
-        element("ul", *legend, class_="legend"),
-        element("pre", genotype.text()),
-        element("h2", "How to repeat it"),
-        element("pre", without_paths(folder.config.get("command") or "from Python: fastdarts.evaluate.search_many")),
-    )
-    return document(heading, body)
-
-
-def _about(found: Mapping[str, Any], folder: RunFolder) -> str:
-    config = folder.config["config"]
-    varied = list(next(iter(found["searches"].values()))["varied"])
-    diverged = found.get("diverged", {})
-    left_out = f" Left out, since they diverged: {', '.join(diverged)}." if diverged else ""
-    return (
-        f"Search space {config['space']} with method {config['method']} on data {config['data']}; the searches differ "
-        f"in {' and '.join(varied) or 'nothing'}.{left_out}"
-    )
-
-
-def _tested(folder: RunFolder, best: Mapping[str, Any]) -> str:
-    """The best one's test accuracy, where it was retrained."""
-    path = f"{best['search']}/retrain.json"
-    if not (folder.path / path).exists():
-        return "Its network was not trained in full, nor tested."
-    return f"After the final training its test accuracy is {as_percent(folder.read_json(path)['test_accuracy'])}."
-
-
-def _table(found: Mapping[str, Any]) -> Markup:
-    names = _ranked(found)
-    varied = list(found["searches"][names[0]]["varied"])
-    header = ["Rank", *varied, "Validation accuracy", "Supernet's", "Parameters", "Epochs", "Took", "Genotype", "Run"]
-    rows = []
-    for rank, name in enumerate(names, 1):
-        entry = found["searches"][name]
-        text = element("details", element("summary", "show"), element("code", entry["text"]))
-        row = [str(rank), *(str(entry["varied"][key]) for key in varied), as_percent(entry["valid_accuracy"])]
-        row += [as_percent(entry["supernet_accuracy"]), as_count(entry["parameters"]), str(entry["epochs"])]
-        rows.append([*row, as_duration(entry["seconds"]), text, entry["search"]])
-    return table(header, rows, marked=names.index(found["best"]))
-
-
-def _how(found: Mapping[str, Any]) -> str:
-    trained, judged = found["images"]
-    epochs = plural(found["selection"]["epochs"], "epoch")
-    distinct = len({entry["text"] for entry in found["searches"].values()})
-    return (
-        f"The searches found {plural(distinct, 'different network')}; each was trained from scratch for "
-        f"{epochs} on the {trained} images of the weight level and judged on the "
-        f"{judged} of the architecture level, all with one seed. The alphas have learnt from those images, so these "
-        "accuracies choose, they do not say how good a network is; the test set was not read for them."
-    )

@@ -1,107 +1,43 @@
-"""The sections of the report about the result: headline, cells, comparison with random choice."""
+"""What a run's page says of the result: how far it came, whether it beat random choice, and the figures of that."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from fastdarts.report.budgets import Result, results_of
 from fastdarts.report.decision import decision_of
-from fastdarts.report.drawing import cell_scenes, legend_entries
-from fastdarts.report.figure import inline
 from fastdarts.report.history import answer_epoch
-from fastdarts.report.markup import Markup, element, table
-from fastdarts.report.phone import formulas, responsive
+from fastdarts.report.parts import Notice, draw_genotype, draw_plot
 from fastdarts.report.plots import plot_comparison
 from fastdarts.report.records import RunRecords, number
 from fastdarts.report.verdict import interval_of, judge, sampling_words
-from fastdarts.report.words import (
-    MISSING,
-    as_budget,
-    as_count,
-    as_duration,
-    as_epoch,
-    as_percent,
-    origin_words,
-    plural,
-    without_paths,
-)
+from fastdarts.report.words import MISSING, as_budget, as_count, as_duration, as_epoch, as_percent, as_points, plural
 
-__all__ = ["cells_section", "comparison_section", "figure", "headline", "results_section"]
+__all__ = ["result_facts"]
 
 
-def figure(draw: Callable[[bool], str], name: str, caption: str = "") -> Markup:
-    """A plot, for wide screens and for narrow ones, with its caption."""
-    text = [element("figcaption", caption)] if caption else []
-    return element("figure", responsive(draw, name), *text)
+def result_facts(run: RunRecords) -> dict[str, Any]:
+    """What ``run.html`` names of the result.
 
-
-def headline(run: RunRecords, title: str) -> Markup:
-    """What was searched, on what, what was found, and whether it beat random choice."""
-    parts = [element("h1", title), element("p", _about(run), class_="sub")]
-    parts.append(element("p", origin_words(run.config), class_="sub"))
-    parts += [element("p", sentence) for sentence in _progress(run)]
-    parts.append(_verdict(run))
-    parts.append(_undecided(run))
-    parts.append(_tiles(run))
-    parts += [element("p", without_paths(note), class_="note") for note in run.notes]
-    return element("header", *parts)
-
-
-def cells_section(run: RunRecords) -> Markup:
-    """The genotype, drawn and as text."""
-    if run.genotype is None:
-        return Markup("")
-    scenes = cell_scenes(run.genotype)
-    drawings = [Markup(inline(scene.svg(standalone=False), f"cell-{k}")) for k, scene in enumerate(scenes)]
-    legend = [element("li", element("i", class_=f"b-{colour}"), text) for colour, text in legend_entries(run.genotype)]
-    text = element("pre", run.genotype.text())
-    if len(run.genotype.cells) > len(scenes):
-        text = element("details", element("summary", "As text"), text)
-    heading = "The genotype found"
-    if run.genotype_epoch is not None:
-        heading = f"The genotype after epoch {as_epoch(run.genotype_epoch)}"
-    return element(
-        "section",
-        element("h2", heading),
-        *(element("p", sentence) for sentence in _origin(run)),
-        formulas(run.genotype),
-        element("div", *drawings, class_="cells"),
-        element("ul", *legend, class_="legend"),
-        text,
-    )
-
-
-def comparison_section(run: RunRecords) -> Markup:
-    """The found cell among random cells: plot and table of the headline's comparison, then those of other budgets."""
-    if run.comparison is None:
-        return Markup("")
-    parts = [element("h2", "Against random choice"), *_compared(run.comparison, "comparison")]
-    if run.others:
-        text = "Kept apart, since accuracies of different budgets do not compare. The headline is of the largest one."
-        parts += [element("h3", "Other comparisons of this cell"), element("p", text, class_="note")]
-    for k, other in enumerate(run.others, 1):
-        parts.append(element("details", element("summary", _summary(other)), *_compared(other, f"comparison-{k}")))
-    return element("section", *parts)
-
-
-def results_section(run: RunRecords) -> Markup:
-    """Every test accuracy of the found cell with its budget, where there are several."""
-    results = _results(run)
-    if len(results) < 2:
-        return Markup("")
-    rows = [
-        [as_budget(each.budget) or MISSING, as_percent(each.accuracy), str(each.trainings), each.beside or "alone"]
-        for each in results
-    ]
-    header = ["Budget of a training", "Test accuracy of the found cell", "Trainings", "Compared with"]
-    return element("section", element("h2", "Results by budget"), table(header, rows))
-
-
-def _results(run: RunRecords) -> list[Result]:
+    Args:
+        run: the run's records.
+    """
     comparisons = [] if run.comparison is None else [run.comparison, *run.others]
-    return results_of(comparisons, run.retrain)
+    results = results_of(comparisons, run.retrain)
+    return {
+        "settings": run.settings,
+        "supernet": {key: run.settings.get(key) for key in ("layers", "channels")},
+        "progress": _progress(run),
+        "notices": [each for each in (_verdict(run), _undecided(run)) if each is not None],
+        "tiles": _tiles(run, results),
+        "found": None if run.genotype is None else draw_genotype(run.genotype),
+        "origin": _origin(run),
+        "comparisons": [_compared(each, k) for k, each in enumerate(comparisons)],
+        "results": results,
+    }
 
 
 def _summary(comparison: Mapping[str, Any]) -> str:
@@ -112,99 +48,76 @@ def _summary(comparison: Mapping[str, Any]) -> str:
     return f"After {budget}: found {found}, {plural(len(comparison['random']), 'random cell')} {mean}{told}"
 
 
-def _compared(comparison: Mapping[str, Any], name: str) -> list[Markup]:
-    """Plot and table of a comparison."""
-    training, seeds = as_budget(comparison.get("budget")) or MISSING, comparison.get("seeds") or []
-    caption = (
-        f"Every network was trained from scratch with the same budget ({training}) "
-        f"on {comparison.get('dataset', 'a data set that was ' + MISSING)}, training "
-        f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds)) or MISSING}. A dot is a random cell."
-    )
-    if len(seeds) == 1:
-        caption += " One training seed a cell: how much the seed alone moves an accuracy was not measured."
-    caption += " Shaded: the 95% interval of their mean."
+def _compared(comparison: Mapping[str, Any], place: int) -> dict[str, Any]:
+    """A comparison's plot, its cells and its interval; the one at place 0 heads the page."""
+    name = f"comparison-{place}" if place else "comparison"
     shown = judge(comparison) is not None
-    plot = figure(lambda small: plot_comparison(comparison, narrow=small), name, caption) if shown else Markup("")
-    rows, marked = _cell_rows(comparison)
-    header = ["Rank", "Cell", "Test accuracy", "Against the found cell", "Parameters", "Genotype"]
-    return [plot, table(header, rows, marked=marked), element("p", _spread_words(comparison), class_="note")]
+    return {
+        "of": comparison,
+        "summary": _summary(comparison),
+        "plot": draw_plot(name, plot_comparison, comparison) if shown else None,
+        "cells": _cells(comparison),
+        "interval": interval_of(comparison),
+    }
 
 
-def _origin(run: RunRecords) -> list[str]:
+def _origin(run: RunRecords) -> str:
     """Which epoch the genotype is from, where that is not the last one."""
     if run.kind != "search" or run.result is None or run.genotype is None:
-        return []
+        return ""
     epoch = answer_epoch(run)
     if epoch is None:
-        return []
+        return ""
     derived = next((each.get("text") for each in run.epoch_files if each["epoch"] == epoch), None)
     if derived is not None and derived != run.genotype.text():
-        return [f"It was selected after the search; the one derived after epoch {as_epoch(epoch)} is another."]
-    if epoch == run.epochs[-1]["epoch"]:
-        return []
-    last = as_epoch(run.epochs[-1]["epoch"])
-    return [f"It is that of epoch {as_epoch(epoch)}, not of the last one, {last}; see what happened below."]
+        return f"It was selected after the search; the one derived after epoch {as_epoch(epoch)} is another."
+    last = run.epochs[-1]["epoch"]
+    if epoch == last:
+        return ""
+    return f"It is that of epoch {as_epoch(epoch)}, not of the last one, {as_epoch(last)}; see what happened below."
 
 
-def _about(run: RunRecords) -> str:
-    settings = run.settings
-    space, data, seed = (settings.get(key, MISSING) for key in ("space", "data", "seed"))
-    if run.kind == "compare":
-        return "A comparison of a genotype with random ones of its space."
-    if run.kind != "search":
-        return f"A {run.kind} run on data {data}, seed {seed}."
-    size = ", ".join(
-        f"{settings[key]} {word}" for key, word in (("layers", "cells"), ("channels", "channels")) if key in settings
-    )
-    method = settings.get("method", MISSING)
-    return f"Search space {space} with method {method} on data {data}; supernet of {size or MISSING}; seed {seed}."
-
-
-def _progress(run: RunRecords) -> list[str]:
+def _progress(run: RunRecords) -> str:
     """How far the run came, where that is not the end."""
     planned, done = run.settings.get("epochs"), len(run.epochs)
     if run.kind == "compare" or run.result is not None or (run.kind == "retrain" and run.retrain is not None):
-        return []
+        return ""
     # Epochs that a rollback took back are run again, so there may be more than were planned.
     of = f" of {planned}" if isinstance(planned, int) and done <= planned else ""
     if not done:
         steps = f" {plural(len(run.steps), 'step')} of the first epoch are on record." if run.steps else ""
-        return [f"No epoch{of} has been finished: the run is still going or was interrupted.{steps}"]
-    return [f"This run is not finished: {done}{of} epochs are on record; it is still going or was interrupted."]
+        return f"No epoch{of} has been finished: the run is still going or was interrupted.{steps}"
+    return f"This run is not finished: {done}{of} epochs are on record; it is still going or was interrupted."
 
 
-def _verdict(run: RunRecords) -> Markup:
+def _verdict(run: RunRecords) -> Notice | None:
+    """Whether the search beat random choice, or that this is not known."""
     verdict = judge(run.comparison) if run.comparison is not None else None
     if verdict is not None:
-        lines = [element("p", sentence) for sentence in verdict.sentences]
-        return element(
-            "div", element("p", element("strong", verdict.headline)), *lines, class_=f"verdict {verdict.tone}"
-        )
+        return Notice(verdict.headline, verdict.sentences, verdict.tone)
     if run.kind != "search":
-        return Markup("")
+        return None
+    text = "The found cell has not been compared with random cells, so nothing here says whether the search helped."
     if run.comparison is not None:
         text = "The comparison with random cells holds no accuracies."
-    else:
-        text = "The found cell has not been compared with random cells, so nothing here says whether the search helped."
-    lines = [element("p", element("strong", "Better than random choice? Not known")), element("p", text)]
-    tested = number((run.retrain or {}).get("test_accuracy"))
-    if not math.isnan(tested):
-        lines.append(element("p", sampling_words((run.retrain or {}).get("test_images"), tested)))
-    return element("div", *lines, class_="verdict")
+    retrain = run.retrain or {}
+    tested = number(retrain.get("test_accuracy"))
+    images = [] if math.isnan(tested) else [sampling_words(retrain.get("test_images"), tested)]
+    return Notice("Better than random choice? Not known", [text, *images])
 
 
-def _undecided(run: RunRecords) -> Markup:
+def _undecided(run: RunRecords) -> Notice | None:
     """The warning that what was compared is no choice of the search's."""
     decision = decision_of(run)
     if decision is None or not decision.undecided:
-        return Markup("")
-    lines = element("p", element("strong", decision.headline)), element("p", decision.text)
-    return element("div", *lines, class_="verdict unsure")
+        return None
+    return Notice(decision.headline, [decision.text], "unsure")
 
 
-def _tiles(run: RunRecords) -> Markup:
+def _tiles(run: RunRecords, results: Sequence[Result]) -> list[tuple[str, str, str]]:
+    """The figures that a reader looks for first: name, value, and what it is of."""
     last: Mapping[str, Any] = run.epochs[-1] if run.epochs else {}
-    results, comparison = _results(run), run.comparison
+    comparison = run.comparison
     accuracy, of = results[0].accuracy if results else None, "the derived network was not retrained"
     tiles = [("Test accuracy of the derived network", as_percent(accuracy), results[0].words if results else of)]
     if comparison is not None and comparison["random"]:
@@ -224,8 +137,7 @@ def _tiles(run: RunRecords) -> Markup:
     if last:
         spent = as_duration(last.get("elapsed_s"))
         tiles.append((f"{run.kind.capitalize()} time", spent, plural(len(run.epochs), "epoch")))
-    shown = [(element("dt", name), element("dd", value, element("small", note))) for name, value, note in tiles]
-    return element("dl", *(element("div", *tile) for tile in shown), class_="tiles")
+    return tiles
 
 
 def _random_size(comparison: Mapping[str, Any] | None) -> str:
@@ -234,37 +146,30 @@ def _random_size(comparison: Mapping[str, Any] | None) -> str:
     sizes = [size for size in sizes if not math.isnan(size)]
     if not sizes:
         return "of the retrained network"
-    return f"of the retrained network; random cells: {as_count(math.fsum(sizes) / len(sizes))} on average"
+    return f"of the retrained network; random cells: {as_count(fmean(sizes))} on average"
 
 
-def _cell_rows(comparison: Mapping[str, Any]) -> tuple[list[list[str]], int]:
-    """Rows by falling mean accuracy, and the place of the found cell's."""
+def _cells(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The cells by falling mean accuracy."""
     found = comparison["found"]
     cells = [("found", found)]
     cells += [(f"random {cell.get('index', k)}", cell) for k, cell in enumerate(comparison["random"])]
-    order = sorted(cells, key=lambda cell: -_known(cell[1].get("mean")))
-    rows = []
-    for rank, (name, cell) in enumerate(order, 1):
-        gap = 100 * (number(cell.get("mean")) - number(found.get("mean")))
-        accuracies = cell.get("accuracies") or []
-        each = ", ".join(as_percent(value) for value in accuracies)
-        accuracy = as_percent(cell.get("mean")) + (f" ({each})" if len(accuracies) > 1 else "")
-        difference = "" if name == "found" or math.isnan(gap) else f"{gap:+.2f} points".replace("-", "\u2212")
-        text = element("details", element("summary", "show"), element("code", str(cell.get("text", MISSING))))
-        rows.append([str(rank), name, accuracy, difference, as_count(cell.get("parameters")), text])
-    return rows, [name for name, _ in order].index("found")
+    shown = []
+    for name, cell in sorted(cells, key=lambda cell: -_known(cell[1].get("mean"))):
+        gap = number(cell.get("mean")) - number(found.get("mean"))
+        accuracies = [as_percent(value) for value in cell.get("accuracies") or []]
+        shown.append(
+            {
+                "name": name,
+                "accuracy": as_percent(cell.get("mean")) + (f" ({', '.join(accuracies)})" if accuracies[1:] else ""),
+                "gap": "" if cell is found or math.isnan(gap) else f"{as_points(gap)} points",
+                "parameters": cell.get("parameters"),
+                "text": cell.get("text", MISSING),
+            }
+        )
+    return shown
 
 
 def _known(value: object) -> float:
     amount = number(value)
     return -math.inf if math.isnan(amount) else amount
-
-
-def _spread_words(comparison: Mapping[str, Any]) -> str:
-    low, high = interval_of(comparison)
-    return (
-        f"Random cells: mean {as_percent(comparison.get('random_mean'))}, "
-        f"standard deviation {as_percent(comparison.get('random_std'))}, "
-        f"95% interval of the mean {as_percent(low)} to {as_percent(high)}; "
-        f"share that beat the found cell {as_percent(comparison.get('beaten_by'), 0)}."
-    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from fastdarts.report.intervals import logit_interval, wilson
@@ -62,7 +63,7 @@ def judge(comparison: Mapping[str, Any]) -> Verdict | None:
     if math.isnan(found) or not means:
         return None
     count, beaten = len(means), sum(mean > found for mean in means)
-    average = math.fsum(means) / count
+    average = fmean(means)
     chance = (1 + sum(mean >= found for mean in means)) / (count + 1)
     if found > average and chance <= _LEVEL:
         tone, headline = "better", "Better than random choice"
@@ -104,7 +105,8 @@ def sampling_words(images: object, accuracy: float, lead: float | None = None) -
         text += f", so the difference of {100 * abs(lead):.2f} points is {abs(lead) * count:.1f} images"
     return (
         f"{text}. From so many images an accuracy of {as_percent(accuracy)} is known to lie between {as_percent(low)} "
-        f"and {as_percent(high)} (95% interval, Wilson); networks tested on the same images differ more reliably."
+        f"and {as_percent(high)} (95% interval, Wilson); the difference of two networks that were tested on the same "
+        "images is known better."
     )
 
 
@@ -114,7 +116,7 @@ def size_words(comparison: Mapping[str, Any]) -> str:
     sizes = [number(cell.get("parameters")) for cell in comparison["random"]]
     if math.isnan(found) or not sizes or any(map(math.isnan, sizes)):
         return ""
-    mean = math.fsum(sizes) / len(sizes)
+    mean = fmean(sizes)
     text = (
         f"The found network has {as_count(found)} parameters, the random ones {as_count(mean)} on average "
         f"({as_count(min(sizes))} to {as_count(max(sizes))})"

@@ -18,6 +18,8 @@ __all__ = [
     "as_epoch",
     "as_number",
     "as_percent",
+    "as_points",
+    "as_setting",
     "origin_words",
     "plural",
     "without_paths",
@@ -50,16 +52,22 @@ def as_count(value: object) -> str:
     return MISSING if math.isnan(amount) else f"{amount:,.0f}"
 
 
-def as_bytes(value: object) -> str:
-    """Bytes in the unit that fits: ``312 MB``."""
-    amount = number(value)
+def as_bytes(value: object, digits: int | None = None) -> str:
+    """Bytes in the unit of a power of ten that fits: ``312 MB``, ``1.67 GB``.
+
+    Args:
+        value: how many.
+        digits: significant ones; None for whole units from 10 on, and two decimals of gigabytes.
+    """
+    amount, units = number(value), ["bytes", "kB", "MB", "GB"]
     if math.isnan(amount):
         return MISSING
-    for unit in ("bytes", "kB", "MB"):
-        if amount < 1000:
-            return f"{amount:.0f} {unit}" if unit == "bytes" or amount >= 10 else f"{amount:.1f} {unit}"
-        amount /= 1000
-    return f"{amount:.2f} GB"
+    while len(units) > 1 and (amount if digits is None else float(f"{amount:.{digits}g}")) >= 1000:
+        amount, units = amount / 1000, units[1:]
+    if digits is not None:
+        return f"{amount:.{digits}g} {units[0]}"
+    decimals = {"bytes": 0, "GB": 2}.get(units[0], 0 if amount >= 10 else 1)
+    return f"{amount:.{decimals}f} {units[0]}"
 
 
 def as_duration(value: object) -> str:
@@ -73,6 +81,22 @@ def as_duration(value: object) -> str:
     if minutes < 60:
         return f"{minutes} min {rest:02d} s"
     return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def as_points(value: float) -> str:
+    """A difference of fractions in points of percent, with its sign: ``+0.81``."""
+    return f"{100 * value:+.2f}".replace("-", "\u2212")
+
+
+def as_setting(value: Any) -> str:
+    """A setting as one writes it: ``0.0003``, ``yes``, ``none``, ``steps 7, decay 0.1`` of several in one."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {as_setting(each)}" for name, each in value.items()) or "none"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value)) or "none"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "none" if value is None else "yes" if value is True else "no" if value is False else str(value)
 
 
 def plural(count: int, noun: str) -> str:

@@ -70,19 +70,25 @@ def _write_synced(path: Path, data: bytes) -> None:
         os.close(fd)
 
 
-def replace_file(path: Path, data: bytes) -> None:
+def replace_file(path: Path, data: bytes, *, temporary: str = TEMPORARY) -> None:
     """Put `data` at `path` atomically: a reader sees the old content or the new, never a part.
+
+    Args:
+        path: the file; missing folders are made.
+        data: its content.
+        temporary: how the temporary's name begins. Who holds no lock gives a name of his own: two processes would
+            write into one file.
 
     Raises:
         OSError: what the system said; the old content is then still there, and no temporary file.
     """
     make_folder(path.parent)
-    temporary = path.with_name(TEMPORARY + path.name)
+    beside = path.with_name(temporary + path.name)
     try:
-        _write_synced(temporary, data)
-        os.replace(temporary, path)
+        _write_synced(beside, data)
+        os.replace(beside, path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        beside.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
 

@@ -143,7 +143,7 @@ def check_record(kind: object, record: Mapping[str, Any], where: str) -> None:
 
 
 def _check_edges(value: Mapping[str, Any], where: str) -> None:
-    """A row of weights an edge, a weight a primitive, and no node beyond those that the edges can feed."""
+    """A row of weights per edge, a weight per primitive, and no node beyond those that the edges can feed."""
     for key, rows in value["weights"].items():
         edges = value["edges"].get(key)
         if edges is None or len(rows) != len(edges):
@@ -154,6 +154,6 @@ def _check_edges(value: Mapping[str, Any], where: str) -> None:
         for row, edge in zip(rows, edges, strict=True):
             at = f"{where}: edge {edge['source']} -> {edge['node']} of the {key} cell"
             if len(row) < len(edge["primitives"]):
-                raise UserError(f"{at} has {len(row)} weights", f"{len(edge['primitives'])}, one a primitive")
+                raise UserError(f"{at} has {len(row)} weights", f"{len(edge['primitives'])}, one per primitive")
             if not 0 <= edge["source"] < edge["node"] <= len(edges) + 1:
                 raise UserError(at, f"0 <= source < node <= {len(edges) + 1}")

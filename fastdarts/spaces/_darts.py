@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from fastdarts.errors import did_you_mean
 from fastdarts.spaces._builder import Builder, Nodes
 from fastdarts.spaces._genotype import FORMAT, CellGenotype, Genotype
-from fastdarts.spaces._primitives import nearest
 from fastdarts.spaces._syntax import Atom, Fields, Items, Value
 from fastdarts.spaces._wiring import flat_nodes
 
@@ -34,7 +34,7 @@ def named_fields(b: Builder, root: Value) -> Named:
     """Name the values of a call, of a dict, or of the four values in a row that eval-nas stores."""
     items = root.items if isinstance(root, (Items, Fields)) else ()
     if isinstance(root, Fields) and root.name is not None and root.name.split(".")[-1] not in ("Genotype", "dict"):
-        b.fail(f"a call of {root.name!r}", FORMS, root.start, nearest(root.name, ["Genotype"]))
+        b.fail(f"a call of {root.name!r}", FORMS, root.start, did_you_mean(root.name, ["Genotype"]))
     if isinstance(root, Items) and len(items) != len(_POSITIONAL):
         b.fail(f"a bare list of {len(items)} values", FORMS, root.start)
     if len(items) > len(_POSITIONAL):
@@ -73,7 +73,7 @@ def _check_field(b: Builder, name: str, place: int, value: Value, fields: Mappin
     key = "recurrent" if name == "concat" else name.removesuffix("_concat")
     if not (_CELL_KEY.fullmatch(key) or key == "recurrent") or name == "recurrent_concat":
         names = (*_POSITIONAL, "recurrent", "concat")
-        b.fail(f"unknown field {name!r}", f"one of {', '.join(names)}", place, nearest(name, names))
+        b.fail(f"unknown field {name!r}", f"one of {', '.join(names)}", place, did_you_mean(name, names))
     if key not in fields:
         b.fail(f"{name} without its cell", f"{key}=[...]", place)
 

@@ -11,8 +11,9 @@ from operator import index
 from types import MappingProxyType
 from typing import Any
 
+from fastdarts.errors import did_you_mean
 from fastdarts.spaces._error import GenotypeError
-from fastdarts.spaces._primitives import PRIMITIVES, nearest
+from fastdarts.spaces._primitives import PRIMITIVES
 from fastdarts.spaces._wiring import flat_nodes
 
 __all__ = ["FORMAT", "STYLES", "CellGenotype", "Genotype"]
@@ -62,7 +63,7 @@ class CellGenotype:
             if op not in PRIMITIVES:
                 # Two inputs make a convolutional cell; with one it may be recurrent or NAS-Bench-201's.
                 names = [p.name for p in PRIMITIVES.values() if self.inputs == 1 or p.family != "activation"]
-                remedy = nearest(op, names)
+                remedy = did_you_mean(op, names)
                 expected = "a known primitive" if remedy else f"one of {', '.join(names)}"
                 what = f"unknown primitive {op!r} into node {place + self.inputs}"
                 raise GenotypeError(what, expected, remedy, path=(place, slot, "op"))
@@ -216,7 +217,7 @@ class Genotype:
         able = self.styles
         style = able[0] if style is None else style
         if style not in STYLES:
-            raise GenotypeError(f"unknown style {style!r}", f"one of {', '.join(STYLES)}", nearest(style, STYLES))
+            raise GenotypeError(f"unknown style {style!r}", f"one of {', '.join(STYLES)}", did_you_mean(style, STYLES))
         if style not in able:
             raise GenotypeError(f"style {style!r} cannot say this genotype", f"one of {', '.join(able)}")
         if style == "nb201":

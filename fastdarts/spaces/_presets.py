@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fastdarts.errors import UserError
-from fastdarts.spaces._primitives import nearest
+from fastdarts.errors import UserError, did_you_mean
 from fastdarts.spaces._space import CellSpace, Edge, Space
 
 __all__ = ["full_edges", "space", "space_names"]
@@ -111,5 +110,5 @@ def space(name: str) -> Space:
     """
     found = _PRESETS.get(name.lower().replace("_", "-"))
     if found is None:
-        raise UserError(f"unknown search space {name!r}", f"one of {', '.join(_PRESETS)}", nearest(name, _PRESETS))
+        raise UserError(f"unknown search space {name!r}", f"one of {', '.join(_PRESETS)}", did_you_mean(name, _PRESETS))
     return found

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
 from fastdarts.errors import UserError
 
-__all__ = ["PRIMITIVES", "Primitive", "add_primitive", "nearest"]
+__all__ = ["PRIMITIVES", "Primitive", "add_primitive"]
 
 
 @dataclass(frozen=True)
@@ -82,22 +81,3 @@ def add_primitive(name: str) -> None:
 
 
 _OWN = Primitive("", "own")
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """Say which of ``names`` was probably meant.
-
-    Args:
-        name: what was written.
-        names: what could have been written.
-
-    Returns:
-        "did you mean 'x'?", or "" when nothing is near; case and ``-``/``_`` do not count.
-    """
-    by_key = {_key(candidate): candidate for candidate in names}
-    found = difflib.get_close_matches(_key(name), by_key, n=1)
-    return f"did you mean {by_key[found[0]]!r}?" if found else ""
-
-
-def _key(name: str) -> str:
-    return name.lower().replace("-", "_")

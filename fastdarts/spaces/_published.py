@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from functools import cache
 from types import MappingProxyType
 
-from fastdarts.errors import UserError
+from fastdarts.errors import UserError, did_you_mean
 from fastdarts.spaces._genotype import Genotype
 from fastdarts.spaces._parse import parse_genotype
-from fastdarts.spaces._primitives import nearest
 
 __all__ = ["PUBLISHED", "published"]
 
@@ -174,7 +173,9 @@ def published(name: str) -> Genotype:
     for known in (*_TABLE, *_ALSO):
         if known.lower() == key:
             return _read(_ALSO.get(known, known))
-    raise UserError(f"no published genotype {name!r}", f"one of {', '.join(_TABLE)}", nearest(name, (*_TABLE, *_ALSO)))
+    raise UserError(
+        f"no published genotype {name!r}", f"one of {', '.join(_TABLE)}", did_you_mean(name, (*_TABLE, *_ALSO))
+    )
 
 
 @cache

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from fastdarts.errors import UserError
+from fastdarts.errors import UserError, did_you_mean
 from fastdarts.reading import conform
 from fastdarts.spaces._genotype import Genotype
-from fastdarts.spaces._primitives import PRIMITIVES, nearest
+from fastdarts.spaces._primitives import PRIMITIVES
 
 __all__ = ["CellSpace", "Edge", "Space"]
 
@@ -58,7 +58,7 @@ class Edge:
                 raise UserError(
                     f"unknown primitive {name!r} on {where}",
                     f"one of {', '.join(searchable)}",
-                    nearest(name, searchable),
+                    did_you_mean(name, searchable),
                 )
         if len(set(self.primitives)) != len(self.primitives):
             raise UserError(f"{where} names a primitive twice: {', '.join(self.primitives)}", "each at most once")

@@ -15,7 +15,6 @@ MUTANTS: list[Mutant] = [
             "highest = min(1.0, (len(chances) - place) * _p(chances[i]))",
         ),
         ("Bonferroni for Holm", "(len(chances) - place) * _p", "len(chances) * _p"),
-        ("a deviation over n", "for each in sample) / (len(sample) - 1))", "for each in sample) / len(sample))"),
         ("n degrees of freedom", "stats.t.sf(abs(t), len(differences) - 1))", "stats.t.sf(abs(t), len(differences)))"),
         ("a one-sided t-test", "float(2 * stats.t.sf(", "float(stats.t.sf("),
         (
@@ -42,15 +41,22 @@ MUTANTS: list[Mutant] = [
             "half = _Z * math.sqrt(share * (1 - share) / count + square / (4 * count)) / (1 + square)",
             "half = _Z * math.sqrt(share * (1 - share) / count)",
         ),
-        ("the logit's interval over n", "/ (count - 1) / count)", "/ count / count)"),
+        ("a deviation over n", "max(len(values) - 1, 1)", "len(values)"),
         ("no delta", "* error / (mean * (1 - mean))", "* error"),
         ("normal for Student's t", "float(stats.t.ppf(0.975, count - 1)) * error", "_Z * error"),
+    ),
+    *of(
+        "page",
+        "fastdarts/report/page.py",
+        "report_templates",
+        ("what is shown is not escaped", "autoescape=True", "autoescape=False"),
+        ("a fact that was not given is an empty place", "        undefined=StrictUndefined,\n", ""),
+        ("the same through a filter", "            str(value)\n", "            pass\n"),
     ),
     *of(
         "comparison",
         "fastdarts/evaluate/compare.py",
         "evaluate",
-        ("a deviation over n", "/ (count - 1))", "/ count)"),
         ("ties beat", "sum(each > chosen", "sum(each >= chosen"),
     ),
     *of(
