@@ -1,4 +1,4 @@
-"""The command line: `fastdarts search | retrain | compare | show | runs | methods | plan | profile | tabulate | doctor`."""
+"""The command line: `fastdarts search | retrain | compare | show | runs | methods | plan | profile | ...`."""
 
 from __future__ import annotations
 
@@ -275,8 +275,8 @@ app.command(epilog="Example: fastdarts runs runs/")(runs.runs)
 app.command(epilog="Example: fastdarts methods gdas")(methods.methods)
 app.command(epilog="Example: fastdarts plan --data cifar10 --method pc-darts --budget 11GB")(plan.plan)
 app.command(
-    epilog="Examples: fastdarts profile --eager | fastdarts profile --data cifar10 --batch-size 16 --html profile.html | "
-    "fastdarts profile --sweep batch=16:64:x2 --sweep memory=all --budget 2GB"
+    epilog="Examples: fastdarts profile --eager --html page.html | fastdarts profile --data cifar10 --batch-size 16 | "
+    "fastdarts profile --sweep batch=16:64:x2 --sweep layers=4,8 --budget 2GB"
 )(profile.profile)
 app.command(epilog="Example: fastdarts tabulate --space mine.json --seeds 0,1,2 --jobs 4")(tabulate.tabulate)
 app.command()(doctor.doctor)

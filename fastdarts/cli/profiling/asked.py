@@ -58,7 +58,7 @@ class Asked:
         if steps[0] < 1:
             raise UserError(f"steps is {steps[0]}", "at least 1")
         self._method, self._data, self._space = method, data, space
-        self._named, self._settings, self._placed = dict(named), list(settings), dict(placed)
+        self._named, self._settings, self._placed = dict(named), list(settings), placed
         self._contenders, self._steps = tuple(contenders), steps
         self.budget = None if budget is None else planning._bytes(budget)
         self.axes = read_axes(sweeps)
@@ -81,7 +81,7 @@ class Asked:
         """
         rows = [self._row(each, note) for each in self._measurements()]
         first = self.requests[0][1]
-        environment = next((row["values"]["environment"] for row in rows if row["values"]), {})
+        environment: dict[str, Any] = next((row["values"]["environment"] for row in rows if row["values"]), {})
         facts = {
             "method": self._method,
             "space": first.space.name,
@@ -116,7 +116,7 @@ class Asked:
         size, classes = named.pop("image_size"), named.pop("classes")
         known, channels, own = planning._IMAGES[planning._one_of("data", self._data, tuple(planning._IMAGES))]
         config, space = configured(self._method, self._data, self._space, named, settings)
-        config = replace(config, memory=mode, **self._placed)
+        config = replace(config, memory=mode, device=self._placed["device"], backend=self._placed["backend"])
         request = Request(
             config,
             reshaped(space, shape) if shape else space,
@@ -128,6 +128,9 @@ class Asked:
             *self._steps,
             detail=not self.swept,
         )
+        from fastdarts.search.foresight import check_cells
+
+        check_cells(request.space, config.layers)
         # Made without memory: what cannot be built or run is refused now.
         with use_backend(request.backend):
             predictor(request)(config.batch_size)
@@ -135,14 +138,13 @@ class Asked:
 
     def _measurements(self) -> Iterator[tuple[dict[str, str], Request]]:
         """The engine in each mode; plain torch, which has none, once beside them."""
+        yield from ((dict(point), request) for point, request in self.requests)
         seen = set()
         for point, request in self.requests:
-            yield dict(point), request
             rest = {name: value for name, value in point.items() if name != "memory"}
             if tuple(rest.items()) not in seen:
                 seen.add(tuple(rest.items()))
-                for contender in self._contenders[1:]:
-                    yield rest, replace(request, contender=contender)
+                yield from ((rest, replace(request, contender=each)) for each in self._contenders[1:])
 
     def _row(self, measurement: tuple[dict[str, str], Request], note: Note) -> dict[str, Any]:
         point, request = measurement

@@ -22,7 +22,6 @@ __all__ = ["Outcome", "measured"]
 
 # What a process that ran out of memory may end with: the kernel's killer, or an allocation that nobody caught.
 _KILLED = (-signal.SIGKILL, -signal.SIGABRT)
-_KINETO = "KINETO_LOG_LEVEL"
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "cannot allocate memory")
 
 
@@ -53,14 +52,10 @@ def measured(request: Request) -> Outcome:
     process = context.Process(target=_serve, args=(theirs, request), daemon=True)
     # Ctrl-C reaches the whole group: the child hears nothing of it, and ends when this process says so.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    quiet = os.environ.get(_KINETO)
-    os.environ.setdefault(_KINETO, "5")  # torch's profiler says on standard error that it starts
     try:
         process.start()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        if quiet is None:
-            del os.environ[_KINETO]
     theirs.close()
     try:
         with suppress(EOFError, ConnectionResetError):

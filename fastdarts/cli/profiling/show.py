@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from fastdarts.cli.plan import _human
+from fastdarts.report.words import as_bytes
 
 __all__ = ["show"]
 
@@ -55,7 +55,7 @@ def _summary(facts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Tab
     for row in rows:
         who = "out of memory" if row["out_of_memory"] else ""
         figures = [row["kept_bytes"], row["peak_bytes"], row["predicted"]["total_bytes"], row["step_bytes"]]
-        shown = ["-" if each is None else _human(each) for each in figures]
+        shown = ["-" if each is None else as_bytes(each, 3) for each in figures]
         speed = who or (f"{row['images_per_second']:.4g}" if row["images_per_second"] else "-")
         settings = [row["settings"].get(name, "") for name in axes]
         table.add_row(*settings, _who(row), *shown, _time(row["seconds"]), speed)
@@ -68,14 +68,14 @@ def _parts(rows: Sequence[Mapping[str, Any]]) -> Table:
     table = _table(["kept, at the peak, by part", *map(_who, detailed)])
     sums = [_by(row["values"]["shares"]["measured"], "part") for row in detailed]
     for part in dict.fromkeys(part for each in sums for part in each):
-        table.add_row(part, *("{}, {}".format(*map(_human, each.get(part, (0, 0)))) for each in sums))
+        table.add_row(part, *("{}, {}".format(*map(_bytes, each.get(part, (0, 0)))) for each in sums))
     table.add_section()
     by_op = [_by(row["values"]["shares"]["measured"], "op") for row in detailed]
     names = sorted(
         {op for each in by_op for op in each}, key=lambda op: -sum(sum(each.get(op, (0, 0))) for each in by_op)
     )
     for op in names[:_PARTS]:
-        table.add_row(op, *("{}, {}".format(*map(_human, each.get(op, (0, 0)))) for each in by_op))
+        table.add_row(op, *("{}, {}".format(*map(_bytes, each.get(op, (0, 0)))) for each in by_op))
     return table
 
 
@@ -130,13 +130,13 @@ def _largest(each: Mapping[str, Any], budget: int) -> str:
     where = ", ".join(f"{name} {value}" for name, value in each["settings"].items() if name != "memory")
     mode = each["settings"]["memory"] + (f" ({where})" if where else "")
     if not each["batch_size"]:
-        return f"largest batch in {_human(budget)} with {mode}: none"
-    said = f"largest batch in {_human(budget)} with {mode}: {each['batch_size']}"
-    said += f", predicted {_human(each['predicted_bytes'])}"
+        return f"largest batch in {as_bytes(budget, 3)} with {mode}: none"
+    said = f"largest batch in {as_bytes(budget, 3)} with {mode}: {each['batch_size']}"
+    said += f", predicted {as_bytes(each['predicted_bytes'], 3)}"
     if each["step_bytes"] is None:
         return f"{said}; one real step: {'out of memory' if each['out_of_memory'] else each['error']}"
     verdict = "fits" if each["fits"] else "does not fit"
-    return f"{said}; one real step took {_human(each['step_bytes'])}: {verdict}"
+    return f"{said}; one real step took {as_bytes(each['step_bytes'], 3)}: {verdict}"
 
 
 def _table(columns: Sequence[str], title: str = "") -> Table:
@@ -162,9 +162,13 @@ def _time(seconds: float | None) -> str:
     return f"{seconds / size:.3g} {unit}"
 
 
+def _bytes(count: int) -> str:
+    return as_bytes(count, 3)
+
+
 def _share(seconds: float, whole: float) -> str:
     return f"{100 * seconds / whole:.3g}%"
 
 
 def _signed(count: float) -> str:
-    return f"-{_human(-count)}" if count < 0 else _human(count)
+    return f"-{as_bytes(-count, 3)}" if count < 0 else as_bytes(count, 3)

@@ -59,14 +59,14 @@ def measure_request(request: Request) -> dict[str, Any]:
         job = _job(request)
         found["environment"] = describe_environment(job.device, config.threads)
         with reproducible(job.device, config.threads):
+            found |= _Steps(request, job).measure()
+            # After the steps: the first pass of a process makes index constants that stay, and no later one does.
             if request.contender != "compile":  # watching a compiled network would compile another one
                 usage, shares = _pass(request, job.device)
                 found["measured"], found["shares"]["measured"] = _usage(usage), _shares(shares)
                 found["equal"] = found["predicted"] == found["measured"] and (
                     not request.detail or found["shares"]["predicted"] == found["shares"]["measured"]
                 )
-            if request.steps:
-                found |= _Steps(request, job).measure()
         found["process_bytes"] = peak_bytes(job.device)
     return found
 

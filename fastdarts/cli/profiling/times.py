@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -33,7 +36,7 @@ def by_operation(step: Callable[[], None], device: torch.device) -> dict[str, An
         core.record_launches(True)
     try:
         # Without acc_events torch 2.11 warns that the next cycle will clear the events of this one.
-        with profile(activities=activities, acc_events=True) as seen:
+        with _no_standard_error(), profile(activities=activities, acc_events=True) as seen:
             started = time.perf_counter()
             step()
             seconds = time.perf_counter() - started
@@ -46,6 +49,20 @@ def by_operation(step: Callable[[], None], device: torch.device) -> dict[str, An
     host = levels["torch"] + (levels["kernels"] if device.type == "cpu" else 0.0)
     levels["python"] = max(0.0, seconds - host)
     return {"seconds": seconds, "levels": levels, "operations": found}
+
+
+@contextmanager
+def _no_standard_error() -> Iterator[None]:
+    """torch 2.13's profiler writes there that it starts and stops, whatever its log level is."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def rows(events: Iterable[Any], launches: Iterable[tuple[str, str, int, bool, float]]) -> list[Row]:
