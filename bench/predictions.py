@@ -31,7 +31,8 @@ __all__ = ["Drawn", "compared", "draw"]
 _FIGURES = ("kept_bytes", "peak_bytes", "weight_bytes", "gradient_bytes", "optimiser_bytes", "batch_bytes")
 _CANDIDATES = (
     *("none", "max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "sep_conv_5x5", "sep_conv_7x7"),
-    *("dil_conv_3x3", "dil_conv_5x5", "conv_7x1_1x7"),
+    *("dil_conv_3x3", "dil_conv_5x5", "dil_conv_7x7", "dil_conv_3x3_d3", "max_pool_5x5", "avg_pool_5x5"),
+    *("nor_conv_1x1", "nor_conv_3x3", "conv_7x1_1x7"),
 )
 Drawn = dict[str, Any]
 
