@@ -75,6 +75,18 @@ def test_what_was_predicted_is_what_is_measured(dtype: torch.dtype, partial: int
     assert predicted.total_bytes > predicted.peak_bytes > predicted.kept_bytes > 0
 
 
+@pytest.mark.parametrize("memory", MEMORY)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_so_is_what_torch_computes_for_the_engine(dtype: torch.dtype, memory: str) -> None:
+    names = ("nor_conv_3x3", "nor_conv_1x1", "max_pool_5x5", "avg_pool_5x5", "sep_conv_3x3", "max_pool_3x3")
+    plain = define_space("plain", names, nodes=2)
+
+    def build() -> Supernet:
+        return Supernet(plain, channels=4, layers=3, memory=memory)
+
+    assert Predictor(build, SIZE, dtype=dtype)(4) == measured(build, dtype, 4)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_eager_is_predicted_too(dtype: torch.dtype) -> None:
     with use_backend("reference"):

@@ -7,7 +7,9 @@ stored, the batch norm's backward is folded into what is read, and only the valu
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +20,8 @@ from fastdarts.ops._records import PreprocessLaunchers
 from fastdarts.plan import Plain
 
 __all__ = ["PlainBackward", "PlainForward", "backward", "forward"]
+
+Window: TypeAlias = "tuple[list[int], list[int], list[int]]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,39 +68,76 @@ class PlainBackward:
 
 def forward(given: PlainForward, launchers: PreprocessLaunchers) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """y [N, C', ceil(H / stride), ceil(W / stride)], channels_last; mean and biased variance [C'], float64, or None."""
-    plain, x = given.plain, given.x
-    if given.weight is not None:
+    plain, x, weight = given.plain, given.x, given.weight
+    window = plain.kernel, plain.stride, plain.kernel // 2
+    if weight is not None:
         read, step = _read(x, plain)
-        y = F.conv2d(read, given.weight.detach().to(read.dtype), None, step, plain.kernel // 2)
+        kernel = weight.detach().to(read.dtype)
+        y = _map(lambda: F.conv2d(read, kernel, None, step, window[2]), x, plain.stride)
     elif plain.kind == "wide_max_pool":
-        y = F.max_pool2d(maps.as_dense_maps(x), plain.kernel, plain.stride, plain.kernel // 2)
+        y = _map(lambda: F.max_pool2d(maps.as_dense_maps(x), *window), x, plain.stride)
     else:
-        y = F.avg_pool2d(_dense(x), plain.kernel, plain.stride, plain.kernel // 2, count_include_pad=False)
-    y = maps.as_dense_maps(y.to(x.dtype))
+        y = _map(lambda: F.avg_pool2d(_dense(x), *window, count_include_pad=False), x, plain.stride)
     return (y, *_moments(y, launchers)) if given.moments else (y, None, None)
 
 
 def backward(given: PlainBackward) -> Tensor | None:
     """Add the gradient of x to dx; the weight's, in the arithmetic dtype, where it is asked."""
     plain, x = given.plain, given.x
-    dy = _gradient(given)
+    dy, single = _gradient(given), _single(x)
     window = [plain.kernel] * 2, [plain.stride] * 2, [plain.kernel // 2] * 2
     if given.weight is None:
-        if plain.kind == "wide_max_pool":
-            read = _dense(x)
-            _, index = torch.ops.aten.max_pool2d_with_indices(read, *window)
-            dx = torch.ops.aten.max_pool2d_with_indices_backward(dy, read, *window, [1, 1], False, index)
-        else:
-            dx = torch.ops.aten.avg_pool2d_backward(dy, _dense(x), *window, False, False, None)
-        given.dx.add_(dx)
+        pool = _max_gradient if plain.kind == "wide_max_pool" else _avg_gradient
+        index = (
+            maps.empty(dy.numel(), dtype=torch.int64, device=x.device) if x.is_meta and pool is _max_gradient else None
+        )
+        dx = _map(lambda: pool(dy, _dense(x), window), single, 1, x)
+        del index
+        if not x.is_meta:
+            given.dx.add_(dx)
         return None
     read, step = _read(x, plain)
-    weight = given.weight.detach().to(read.dtype)
-    rest = None, [step] * 2, window[2], [1, 1], False, [0, 0], 1, [True, given.weights, False]
-    dx, dweight, _ = torch.ops.aten.convolution_backward(dy.to(read.dtype), read, weight, *rest)
-    at = given.dx if read.shape == x.shape else given.dx[:, :, :: plain.stride, :: plain.stride]
-    at.add_(torch.ops.aten.threshold_backward(dx, read, 0))
-    return dweight.to(maps.arithmetic(x.dtype)) if given.weights else None
+    dweight = maps.empty(*given.weight.shape, dtype=single.dtype, device=x.device) if given.weights else None
+    weight, asked = given.weight.detach().to(read.dtype), [True, given.weights, False]
+    rest = None, [step] * 2, window[2], [1, 1], False, [0, 0], 1, asked
+
+    def gradients() -> Tensor:
+        dx, found, _ = torch.ops.aten.convolution_backward(dy.to(read.dtype), read, weight, *rest)
+        if dweight is not None:
+            dweight.copy_(found)
+        masked: Tensor = torch.ops.aten.threshold_backward(dx, read, 0)
+        return masked
+
+    dx = _map(gradients, single, 1, read)
+    if not x.is_meta:
+        at = given.dx if read.shape == x.shape else given.dx[:, :, :: plain.stride, :: plain.stride]
+        at.add_(dx)
+    return dweight
+
+
+def _max_gradient(dy: Tensor, x: Tensor, window: Window) -> Tensor:
+    _, index = torch.ops.aten.max_pool2d_with_indices(x, *window)
+    maps.counted(index)
+    dx: Tensor = torch.ops.aten.max_pool2d_with_indices_backward(dy, x, *window, [1, 1], False, index)
+    return maps.counted(dx)
+
+
+def _avg_gradient(dy: Tensor, x: Tensor, window: Window) -> Tensor:
+    dx: Tensor = torch.ops.aten.avg_pool2d_backward(dy, x, *window, False, False, None)
+    return dx
+
+
+def _map(make: Callable[[], Tensor], like: Tensor, stride: int, size: Tensor | None = None) -> Tensor:
+    """A map that torch makes, of the dtype of `like` and the size of `size` over a stride; on meta it is allocated."""
+    n, channels, height, width = (like if size is None else size).shape
+    if like.is_meta:
+        return maps.empty_maps(n, channels, -(-height // stride), -(-width // stride), like=like)
+    return maps.counted(maps.as_dense_maps(make().to(like.dtype)))
+
+
+def _single(x: Tensor) -> Tensor:
+    """Of the arithmetic dtype of x, on its device."""
+    return x.new_empty(0, dtype=maps.arithmetic(x.dtype))
 
 
 def _read(x: Tensor, plain: Plain) -> tuple[Tensor, int]:
@@ -105,10 +146,8 @@ def _read(x: Tensor, plain: Plain) -> tuple[Tensor, int]:
     if plain.kernel == 1 and step == 2:
         # A strided 1x1 convolution whose map lies channels last writes past its memory on a CPU (oneDNN issue 6035).
         x, step = x[:, :, ::2, ::2], 1
-    dtype = x.dtype if x.is_cuda else maps.arithmetic(x.dtype)
-    read = torch.empty(0, dtype=dtype, device=x.device)
-    out = maps.empty_maps(*x.shape, like=read)
-    return torch.clamp_min(out.copy_(x), 0, out=out), step
+    out = maps.empty_maps(*x.shape, like=x if x.is_cuda else _single(x))
+    return out if x.is_meta else torch.clamp_min(out.copy_(x), 0, out=out), step
 
 
 def _dense(x: Tensor) -> Tensor:
@@ -118,29 +157,26 @@ def _dense(x: Tensor) -> Tensor:
 
 def _gradient(given: PlainBackward) -> Tensor:
     """dy, dense, in the arithmetic dtype."""
-    dtype = maps.arithmetic(given.x.dtype)
+    single, y = _single(given.x), given.y
     alpha, beta, gamma = (each.view(1, -1, 1, 1) for each in (given.alpha, given.beta, given.gamma))
-    dy = _dense(given.g) * alpha.to(dtype)
-    if given.y is None:
-        return dy.add_(gamma.to(dtype))
+    scaled = _map(lambda: _dense(given.g) * alpha.to(single.dtype), single, 1, given.g)
+    if given.g.is_meta:
+        return scaled
+    if y is None:
+        return scaled.add_(gamma.to(single.dtype))
     # beta y + gamma is the centred y: |mean| / std may be large, and its digits must not be lost.
-    centre = torch.where(beta == 0, torch.zeros_like(beta), -gamma / beta).to(dtype)
+    centre = torch.where(beta == 0, torch.zeros_like(beta), -gamma / beta).to(single.dtype)
     centre = torch.where(centre.isfinite(), centre, torch.zeros_like(centre))
-    rest = gamma + beta.to(dtype).double() * centre.double()
-    return dy.addcmul_(given.y.to(dtype) - centre, beta.to(dtype)).add_(rest.to(dtype))
+    beta = beta.to(single.dtype)
+    rest = gamma + beta.double() * centre.double()
+    return scaled.addcmul_(y.to(single.dtype) - centre, beta).add_(rest.to(single.dtype))
 
 
 def _moments(y: Tensor, launchers: PreprocessLaunchers) -> tuple[Tensor, Tensor]:
     """Mean and biased variance, summed about nearly the mean: one of ten thousand deviations costs no digit."""
     count = y.numel() // y.shape[1]
-    about = y.to(maps.arithmetic(y.dtype))
-    centre = about.mean((0, 2, 3))
+    centre = y.to(maps.arithmetic(y.dtype)).mean((0, 2, 3))
     centre = torch.where(centre.isfinite(), centre, torch.zeros_like(centre))
-    off, square = (each / count for each in _sums(about - centre[:, None, None], launchers))
+    about = _map(lambda: y.to(centre.dtype) - centre[:, None, None], _single(y), 1, y)
+    off, square = (each / count for each in launchers.reduce(about, about))
     return centre.double() + off, (square - off.square()).clamp_min_(0)
-
-
-def _sums(x: Tensor, launchers: PreprocessLaunchers) -> tuple[Tensor, Tensor]:
-    """The sums of x and of its squares a channel, float64."""
-    x = maps.as_dense_maps(x)
-    return launchers.reduce(x, x)
