@@ -1,4 +1,4 @@
-"""Prediction against measurement over a small draw of random configurations; bench/predictions.py draws 240."""
+"""Prediction against measurement over a small draw of random configurations; bench/predictions.py draws 210."""
 
 from __future__ import annotations
 
