@@ -19,13 +19,18 @@ TORCH_INDEX ?=
 TRITON ?= 3.6.0
 GPU_TRITON := $(VENV)/triton-$(TRITON)
 
+# The lowest versions that pyproject.toml promises, with the Triton that this torch brings.
+LOWEST ?= torch==2.10.0 safetensors==0.7.0
+LOWEST_VENV ?= .venv-lowest
+LOWEST_PYTHON ?= python3.10
+
 # What a lent GPU runs is made by the Python of its machine; about 5 GB of packages, once.
 DEVICE_VENV ?= .venv-device
 DEVICE_PYTHON ?= python3.12
 JOBS ?= $(shell nproc)
 CALLS ?= A B
 
-.PHONY: search lint test test-all test-machines mutants paper bench sanitize wheel device-kit device-dry clean
+.PHONY: search docs lint test test-all test-machines test-lowest mutants paper bench sanitize wheel device-kit device-dry clean
 
 # Five random cells show whether the search did poorly. That it beat chance only 19 or more can show (four times the time):
 #   make search ARGS="--random-cells 19"
@@ -35,7 +40,7 @@ search: $(VENV)/ready
 # A process a core, each file in one of them, and at most 16: each takes most of a gigabyte. pytest-benchmark's plugin warns
 # beside xdist, and warnings are errors. Threads that wait do not spin, which on a busy machine makes two of them crawl.
 # Python's -O would leave out the asserts of the tests' helpers.
-PYTEST := OMP_NUM_THREADS=1 GOMP_SPINCOUNT=1000 PYTHONOPTIMIZE= \
+PYTEST = OMP_NUM_THREADS=1 GOMP_SPINCOUNT=1000 PYTHONOPTIMIZE= \
 	$(BIN)/python -m pytest -n auto --maxprocesses 16 --dist loadfile --no-loadscope-reorder -p no:benchmark
 
 test: $(VENV)/ready $(GPU_TRITON)
@@ -47,6 +52,11 @@ lint: $(VENV)/dev
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
 
+# The site, into site/: strict on links and names. To read it: make docs && python3 -m http.server --directory site
+docs: $(VENV)/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "site/index.html"
+
 # The long campaigns too, and which lines no test runs: an hour and more. Counting lines doubles what interpreted kernels take.
 test-all: $(VENV)/ready $(GPU_TRITON)
 	FASTDARTS_ALL=1 FASTDARTS_EDITS=10000 $(PYTEST) --cov=fastdarts $(ARGS)
@@ -54,6 +64,11 @@ test-all: $(VENV)/ready $(GPU_TRITON)
 # The numeric tests as on other machines: instruction sets, oneDNN, threads, load, order. Some: make test-machines ROWS="base avx2"
 test-machines: $(VENV)/ready
 	$(BIN)/python tests/machines.py $(ROWS)
+
+# The tests with the lowest promised versions: twice the time of `make test`, and 3 GB to download where torch comes with CUDA.
+test-lowest: BIN := $(LOWEST_VENV)/bin
+test-lowest: $(LOWEST_VENV)/ready
+	$(PYTEST) $(ARGS)
 
 # What the tests are worth: planted faults, each of which some test must find. Some: make mutants ARGS="--only stencil"
 mutants: $(VENV)/ready
@@ -92,6 +107,13 @@ $(DEVICE_VENV)/ready: bench/gpu/kit.py pyproject.toml
 		$$(PYTHONPATH=. $(DEVICE_VENV)/bin/python -m bench.gpu.kit wanted)
 	@touch $@
 
+$(LOWEST_VENV)/ready: pyproject.toml setup.py fastdarts/__init__.py $(shell find csrc -type f)
+	test -x $(LOWEST_VENV)/bin/python || $(LOWEST_PYTHON) -m venv $(LOWEST_VENV)
+	$(LOWEST_VENV)/bin/python -m pip --disable-pip-version-check install --quiet --no-compile $(TORCH_INDEX) $(LOWEST) \
+		"setuptools>=68" wheel "pybind11>=2.12" "ninja>=1.10"
+	$(LOWEST_VENV)/bin/python -m pip --disable-pip-version-check install --quiet --no-compile --no-build-isolation -e ".[test]"
+	@touch $@
+
 # Byte-compiling every module of torch takes longer than the few that are imported need: --no-compile.
 $(VENV)/ready: pyproject.toml setup.py fastdarts/__init__.py $(shell find csrc -type f)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.11")'
@@ -102,10 +124,10 @@ $(VENV)/ready: pyproject.toml setup.py fastdarts/__init__.py $(shell find csrc -
 	$(PIP) install --quiet --no-compile --no-build-isolation -e ".[test]"
 	@touch $@
 
-# The extra's own packages: to install `.[dev]` would compile the core again.
-$(VENV)/dev: $(VENV)/ready
+# An extra's own packages: to install `.[dev]` would compile the core again.
+$(VENV)/dev $(VENV)/docs: $(VENV)/ready
 	$(PIP) install --quiet --no-compile $$($(BIN)/python -c 'from importlib.metadata import requires; \
-		print(*(each.split(";")[0] for each in requires("fastdarts") if "== \"dev\"" in each))')
+		print(*(each.split(";")[0] for each in requires("fastdarts") if "== \"$(@F)\"" in each))')
 	@touch $@
 
 # 200 MB; without a network its tests say that they are skipped, and a later call tries again.
@@ -114,4 +136,4 @@ $(GPU_TRITON): | $(VENV)/ready
 	else rm -rf $@.part; echo "No triton $(TRITON) (no network, or none for this Python): its tests are skipped"; fi
 
 clean:
-	rm -rf $(VENV) $(DEVICE_VENV) .dev build dist *.egg-info fastdarts/*.so
+	rm -rf $(VENV) $(DEVICE_VENV) $(LOWEST_VENV) .dev build dist site *.egg-info fastdarts/*.so

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 from fastdarts.nn import Cell, FactorizedReduce, Supernet
 from fastdarts.nn.checks import halved
-from fastdarts.plan import Call, Map, calls, cell_input_calls, cell_plan
+from fastdarts.plan import cell_plan
+from fastdarts.plan._calls import Call, calls, cell_input_calls
+from fastdarts.plan._shapes import Map
 
 __all__ = ["cell_calls", "supernet_calls"]
 

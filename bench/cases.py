@@ -22,7 +22,7 @@ from bench.floor import Cost
 from bench.machine import load_average
 from fastdarts import use_backend
 from fastdarts._backend import backend_for
-from fastdarts.profile import kept_bytes
+from fastdarts.profile import measure_kept_bytes
 
 __all__ = ["CUDA", "DEVICE", "MODES", "Case", "Problem", "classified", "measure", "peak_bytes"]
 
@@ -140,7 +140,7 @@ def _first(problem: Problem, contender: str) -> dict[str, Any]:
         # Of plain torch too: the work is the same, and what it does besides is what it loses.
         found = problem.cost(contender if contender in MODES else "fast")
         facts |= {"flops": found.work.total, "moved_bytes": found.bytes}
-    facts["kept_bytes"] = kept_bytes(problem.forward, problem.given)
+    facts["kept_bytes"] = measure_kept_bytes(problem.forward, problem.given)
     facts["peak_bytes"] = peak_bytes(problem.step)
     return facts
 

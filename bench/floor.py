@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from bench.calls import cell_calls, supernet_calls
 from bench.machine import roofline
 from fastdarts.nn import Cell, Supernet
-from fastdarts.plan import Call, CellPlan, Work, calls
+from fastdarts.plan import CellPlan, Work
+from fastdarts.plan._calls import Call, calls
 from fastdarts.profile.work import supernet_flops
 
 __all__ = ["Cost", "cell_cost", "main", "plan_cost", "supernet_cost"]

@@ -23,7 +23,8 @@ from bench.machine import describe
 from fastdarts import use_backend
 from fastdarts.nn import Supernet
 from fastdarts.plan import MEMORY
-from fastdarts.profile import Ledger, Predictor, measure
+from fastdarts.profile import Predictor, measure
+from fastdarts.profile.ledger import Ledger
 from fastdarts.spaces import Space, define_space, space, space_names
 
 __all__ = ["Drawn", "compared", "draw"]

@@ -9,6 +9,7 @@ Files of one machine; the turns of a contender are added up over all of them. Ti
 from __future__ import annotations
 
 import json
+import re
 import statistics
 import sys
 from collections.abc import Iterable
@@ -92,9 +93,14 @@ def _heading(runs: list[dict[str, Any]]) -> str:
             f"{info.get('cpu', {}).get('brand_raw', info.get('machine', ''))}, {before.get('threads', '?')} threads "
             f"on cores {before.get('affinity')}, {before.get('isa')}, torch {before.get('torch')}, "
             f"Python {info.get('python_version')}, load {before.get('load_average')} before and "
-            f"{after.get('load_average')} after; {_roofline(before, after)}. `{before.get('command', '')}`"
+            f"{after.get('load_average')} after; {_roofline(before, after)}. `{_command(before)}`"
         )
     return "\n".join(lines)
+
+
+def _command(before: dict[str, Any]) -> str:
+    """What was typed, without the file that it wrote."""
+    return re.sub(r"\s--benchmark-json[= ]\S+", "", str(before.get("command", "")))
 
 
 def _roofline(before: dict[str, Any], after: dict[str, Any]) -> str:

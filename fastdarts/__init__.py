@@ -7,8 +7,18 @@
 from __future__ import annotations
 
 from fastdarts._backend import Backend, backends, current_backend, use_backend
-from fastdarts.errors import UserError
+from fastdarts.errors import Diverged, Interrupted, UserError
 
-__all__ = ["Backend", "UserError", "__version__", "backends", "current_backend", "use_backend"]
+__all__ = [
+    "Backend",
+    "Diverged",
+    "Interrupted",
+    "UserError",
+    "__version__",
+    "backends",
+    "current_backend",
+    "use_backend",
+]
 
 __version__ = "0.1.0"
+"""The version of the package."""

@@ -16,7 +16,7 @@ EPOCHS = 50
 def published(
     values: dict[int, float], *, every: int = 2, window: int = 5, delta: int = 4, factor: float = 1.3, start: int = 10
 ) -> int | None:
-    """Facts, section 6.1, in epochs: where the search is to stop or to go back to, judged at the newest value."""
+    """docs/facts.md, 6.1, in epochs: where the search is to stop or to go back to, judged at the newest value."""
     epochs = sorted(values)
     averages: dict[int, float] = {}
     for seen in range(-(-window // 2), len(epochs) + 1):

@@ -17,7 +17,16 @@ from tests.graph_emulator import Emulator
 __all__ = ["NOT_RECORDED", "assert_recorded_is_the_same", "emulated"]
 
 # They draw on the host what runs, differentiate twice, or evaluate a loss again with the same random numbers.
-NOT_RECORDED = {"gdas", "proxyless", "random-search", "random-ws", "darts-second-exact"}
+NOT_RECORDED = {
+    "gaea-darts",
+    "gaea-pc-darts",
+    "gdas",
+    "gdas-reinmax",
+    "proxyless",
+    "random-search",
+    "random-ws",
+    "darts-second-exact",
+}
 NOT_RECORDED |= {"amended", "amended-s2", "amended-s2-full"}
 
 

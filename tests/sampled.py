@@ -9,7 +9,8 @@ from torch import Tensor
 
 from fastdarts.nn import Supernet
 from fastdarts.search.choices import Relaxation
-from fastdarts.search.sampling import BinaryGates, Concrete, GumbelPath
+from fastdarts.search.gates import BinaryGates
+from fastdarts.search.sampling import Concrete, GumbelPath
 from tests import tiny
 
 RELAXATIONS: dict[str, Relaxation] = {

@@ -26,7 +26,7 @@ CONVOLUTIONAL = [name for name, primitive in PRIMITIVES.items() if primitive.fam
 ACTIVATIONS = [name for name, primitive in PRIMITIVES.items() if primitive.family == "activation"]
 SKIP, SEP3 = ("skip_connect", 0), ("sep_conv_3x3", 1)
 
-# facts.md sections 1, 3 and 4 and quark0's and SNAS' genotypes.py, as op:source, nodes divided by bars.
+# docs/facts.md, 1, 3 and 4, and quark0's and SNAS' genotypes.py, as op:source, nodes divided by bars.
 SHORT = {"sep3": "sep_conv_3x3", "sep5": "sep_conv_5x5", "sep7": "sep_conv_7x7", "dil3": "dil_conv_3x3"} | {
     "dil5": "dil_conv_5x5", "skip": "skip_connect", "max": "max_pool_3x3", "avg": "avg_pool_3x3", "none": "none",
     "conv7": "conv_7x1_1x7", "relu": "relu", "tanh": "tanh", "sigmoid": "sigmoid", "identity": "identity",

@@ -189,9 +189,11 @@ def test_decisions_are_those_of_the_algorithm(cell_space: Space, criterion: int)
 def test_the_published_schedule_decides_eight_edges_in_fifty_epochs() -> None:
     config = configure("sgas", data="cifar10", data_root="nowhere")
     assert (config.epochs, config.batch_size, config.lr, config.arch_lr) == (50, 64, 0.025, 3e-4)
-    assert config.options == {"decide_from": 9, "decide_every": 5, "criterion": 1, "history": 4}
+    options = dict(config.options)
+    assert options.pop("decide_all")
+    assert options == {"decide_from": 9, "decide_every": 5, "criterion": 1, "history": 4, "batch_increase": 8}
     darts, decisions = space("darts"), Decisions()
-    guard, model = GreedyDecisions(decisions, **config.options), Alphas(darts, 8)
+    guard, model = GreedyDecisions(decisions, **options), Alphas(darts, 8)
     generator, when = torch.Generator().manual_seed(0), []
     for epoch in range(50):
         model.rows = {key: _rows(darts.normal, generator) for key in ("normal", "reduce")}
@@ -362,7 +364,7 @@ def test_a_genotype_of_every_epoch_is_one_of_the_space() -> None:
 
 
 def test_a_recorded_search_is_recorded_anew_after_a_decision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = tiny.config("sgas", epochs=3, decide_every=2)
+    config = tiny.config("sgas", epochs=3, decide_every=2, decide_all=False)
     recorder = assert_recorded_is_the_same(config, tmp_path, monkeypatch)
     # Steps and evaluations before the first epoch's decision and after it; the last one's has nothing after it.
     assert recorder.recorded == 4

@@ -24,7 +24,7 @@ from fastdarts.search.perturbation import (
     distribution,
 )
 from fastdarts.search.step import SearchStep
-from fastdarts.spaces import define_space
+from fastdarts.spaces import define_space, space
 from tests import tiny
 from tests.graph_emulator import nothing_asked
 from tests.recorded import assert_recorded_is_the_same
@@ -276,9 +276,12 @@ def test_published_values(name: str) -> None:
         assert config.options["attack_steps"] == 7
     if name.startswith("pc"):
         published = (config.partial, config.edge_normalisation, config.arch_start_epoch, config.batch_size, config.lr)
-        assert published == (4, True, 15, 256, 0.1)
+        # SmoothDARTS' sota/cnn/train_search.py: DARTS' settings throughout.
+        assert published == (4, False, 0, 64, 0.025)
     else:
-        assert (config.partial, config.batch_size, config.lr, config.lr_min) == (1, 64, 0.025, 0.001)
+        assert config.partial == 1
+    assert (config.batch_size, config.lr, config.lr_min, config.arch_lr) == (64, 0.025, 0.001, 3e-4)
+    assert (config.space, space(config.space).normal.counts) == ("darts-without-none", (7,) * 14)
     assert "SmoothDARTS" in METHODS[name].source
 
 

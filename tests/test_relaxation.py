@@ -17,9 +17,9 @@ from fastdarts.search import configure
 from fastdarts.search.choices import Softmax, StrongestEdges
 from fastdarts.search.graph import obstacle
 from fastdarts.search.methods import compose
-from fastdarts.search.relaxation import JointSoftmax, present
+from fastdarts.search.relaxation import BetaDecay, JointSoftmax, present
 from fastdarts.search.step import SearchStep
-from fastdarts.spaces import define_space
+from fastdarts.spaces import Space, define_space
 from tests import tiny
 from tests.unequal import SPACE as UNEQUAL
 
@@ -150,3 +150,52 @@ def test_i_darts_is_composed_and_refuses_edge_weights() -> None:
     assert obstacle(SearchStep(Supernet(tiny.SPACE, channels=4, layers=3), config, choices.relaxation)) == ""
     with pytest.raises(UserError, match="edge_normalisation with i-darts"):
         compose(configure("i-darts", data="cifar10", edge_normalisation=True))
+
+
+@pytest.mark.parametrize("space", [tiny.SPACE, UNEQUAL], ids=["tiny", "unequal"])
+def test_beta_decay_by_hand(space: Space) -> None:
+    model = Supernet(space, channels=4, layers=3, alpha_scale=1.0).double()
+    relaxation = BetaDecay(50.0, 10)
+    for epoch in range(10):
+        for behind in (0.0, 0.7):
+            value = relaxation.penalty(model, (epoch + behind) / 10)
+            rows, slopes = [], {}
+            for key, alphas in model.arch.alphas.items():
+                counts = space.cell(key, 3).counts
+                rows += [
+                    math.log(sum(math.exp(alpha) for alpha in row[:count]))
+                    for row, count in zip(alphas.tolist(), counts, strict=True)
+                ]
+                slopes[key] = model.mixing_weights()[key].detach()
+            assert value.item() == pytest.approx(5.0 * epoch * sum(rows) / len(rows), rel=1e-12)
+            gradients = torch.autograd.grad(value, model.arch_parameters())
+            for gradient, slope in zip(gradients, slopes.values(), strict=True):
+                torch.testing.assert_close(gradient, 5.0 * epoch / len(rows) * slope, rtol=1e-12, atol=1e-14)
+    assert relaxation.penalty(model, torch.tensor(0.35, dtype=torch.float64)) == relaxation.penalty(model, 0.35)
+
+
+def test_beta_decay_is_part_of_what_the_alphas_descend_and_of_nothing_else() -> None:
+    """Its gradient is added to that of the validation loss, in the first and the second order."""
+    for kind in ("first", "second"):
+        models, found = [], []
+        for relaxation in (Softmax(), BetaDecay(50.0, 10)):
+            torch.manual_seed(3)
+            model = Supernet(tiny.SPACE, channels=4, layers=3, classes=3, in_channels=1, alpha_scale=1.0).double()
+            config = configure("darts-first", data="custom", hypergradient=kind)
+            step = SearchStep(model, config, relaxation)
+            images = torch.randn(6, 1, 8, 8, dtype=torch.float64)
+            batch, seen = (images, torch.arange(6) % 3), dict[str, Tensor]()
+            found.append(step._hypergradient(step._losses(batch, batch, 0.5, seen)))
+            models.append((model, seen["loss"]))
+        assert models[0][1] == models[1][1], "the loss that is recorded is the validation's alone"
+        added = torch.autograd.grad(BetaDecay(50.0, 10).penalty(models[1][0], 0.5), models[1][0].arch_parameters())
+        for plain, decayed, slope in zip(*found, added, strict=True):
+            torch.testing.assert_close(decayed, plain + slope, rtol=1e-9, atol=1e-9)
+
+
+def test_beta_darts_is_composed() -> None:
+    config = configure("beta-darts", data="cifar10")
+    assert (config.epochs, config.arch_lr, config.options) == (50, 3e-4, {"beta_decay": 50.0})
+    assert isinstance(compose(config).relaxation, BetaDecay)
+    with pytest.raises(UserError, match="beta_decay is 0"):
+        compose(configure("beta-darts", data="cifar10", beta_decay=0.0))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import pathlib
 import random
 import shutil
 import signal
@@ -74,7 +75,15 @@ def fault_at(call: int, fault: Callable[[str], None], names: tuple[str, ...] = C
 
         return changed
 
-    patches = [mock.patch.object(os, name, wrapped(name, getattr(os, name))) for name in names]
+    # Python 3.10's pathlib keeps the functions that it found when it was imported.
+    callers = [os, *([pathlib._normal_accessor] if hasattr(pathlib, "_normal_accessor") else [])]
+    real = {name: getattr(os, name) for name in names}
+    patches = [
+        mock.patch.object(caller, name, wrapped(name, real[name]))
+        for caller in callers
+        for name in names
+        if getattr(caller, name, None) is real[name]
+    ]
     for patch in patches:
         patch.start()
     try:

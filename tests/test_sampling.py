@@ -15,13 +15,13 @@ from torch import Tensor
 from fastdarts import use_backend
 from fastdarts.nn import Supernet
 from fastdarts.search.choices import Mixing, Relaxation
+from fastdarts.search.gates import BinaryGates
+from fastdarts.search.relaxation import epoch_of
 from fastdarts.search.sampling import (
-    BinaryGates,
     Concrete,
     GumbelPath,
     RandomArchitecture,
     UniformPath,
-    epoch_of,
 )
 from fastdarts.search.step import SearchStep
 from fastdarts.spaces import define_space, random_genotype
@@ -184,7 +184,7 @@ def test_which_of_the_two_is_the_gate_does_not_depend_on_which_came_first(monkey
         row = [200.0, 100.0, 0.0, 0.0] if like.shape[1] == 4 else [0.0, 1000.0]
         return torch.tensor(row, dtype=like.dtype).expand_as(like)
 
-    monkeypatch.setattr("fastdarts.search.sampling._noise", noise)
+    monkeypatch.setattr("fastdarts.search.gates.noise", noise)
     mixing = BinaryGates()(supernet(), 0.0)
     assert set(mixing["active"]["normal"]) == {(0, 1)}
     assert torch.equal(mixing["weights"]["normal"].detach()[0].float(), torch.tensor([0.0, 1.0, 0.0, 0.0]))
@@ -237,9 +237,13 @@ def test_temperatures_fall_as_published() -> None:
             assert gdas.temperature(behind) == pytest.approx(expected, rel=1e-12)
             assert float(gdas.temperature(torch.tensor(behind, dtype=torch.float64))) == gdas.temperature(behind)
     assert gdas.temperature(249 / 250) == pytest.approx(0.1)
+    earlier = Concrete(1.0, 0.03, 150, ends=False)
     for epoch in (0, 75, 149):
-        expected = (1 - epoch / 150) * 0.97 + 0.03
+        # SNAS-Series' Temp_Scheduler counts before it computes: the last epoch has the smallest.
+        expected = (1 - (epoch + 1) / 150) * 0.97 + 0.03
         assert snas.temperature(epoch / 150) == pytest.approx(expected, rel=1e-12)
+        assert earlier.temperature((epoch + 1) / 150) == pytest.approx(expected, rel=1e-12)
+    assert snas.temperature(149 / 150) == pytest.approx(0.03)
     assert GumbelPath(10.0, 0.1, 1).temperature(0.0) == 10.0
 
 

@@ -19,10 +19,10 @@ from fastdarts.runs import RunFolder
 from fastdarts.search import configure, search
 from fastdarts.search._unattended import UnattendedStep
 from fastdarts.search.choices import Mixing, Relaxation, Softmax, StrongestEdges
+from fastdarts.search.gates import BinaryGates
 from fastdarts.search.graph import obstacle
 from fastdarts.search.methods import compose
 from fastdarts.search.sampling import (
-    BinaryGates,
     Concrete,
     GumbelPath,
     RandomArchitecture,
@@ -129,7 +129,7 @@ def test_the_gates_shift_keeps_the_probabilities_of_what_was_not_drawn() -> None
         return mixing
 
     step.relaxation = type("Spy", (BinaryGates,), {"__call__": lambda self, *given: spy(*given)})()
-    step.relaxation.learned = relaxation.learned
+    step.relaxation.learned, step.relaxation.skipped = relaxation.learned, relaxation.skipped
     step.arch_step(batch(), batch(), 0.0)
     moved = 0
     for key, weights in model.mixing_weights().items():
@@ -233,13 +233,23 @@ def test_published_settings() -> None:
     gdas, snas, gates = (configure(name, data="cifar10") for name in ("gdas", "snas", "proxyless"))
     assert (gdas.epochs, gdas.batch_size, gdas.lr, gdas.lr_min, gdas.weight_decay) == (250, 256, 0.025, 0.001, 5e-4)
     assert (gdas.nesterov, gdas.weights_first, gdas.arch_lr, gdas.arch_weight_decay) == (True, True, 3e-4, 1e-3)
-    assert gdas.options == {"tau_max": 10.0, "tau_min": 0.1}
+    assert gdas.options == {"tau_max": 10.0, "tau_min": 0.1, "derive": "pairs"}
+    assert gdas.layers == 6, (
+        "xautodl's NASNet search: N = 2, two normal cells before each of two reductions and one after"
+    )
     assert (snas.epochs, snas.batch_size, snas.hypergradient, snas.one_level) == (150, 64, "one-level", True)
-    assert snas.options == {"tau_max": 1.0, "tau_min": 0.03}
+    assert snas.options == {"tau_max": 1.0, "tau_min": 0.03, "tau_ends": True, "derive": "every-edge"}
+    assert (snas.alpha_mean, snas.alpha_scale, snas.arch_grad_clip) == (1.0, 0.01, 10.0)
+    assert (snas.drop_path, snas.drop_path_constant) == (0.3, True)
     assert (gates.arch_lr, gates.arch_beta1, gates.arch_beta2, gates.arch_weight_decay) == (1e-3, 0.0, 0.999, 0.0)
-    assert (gates.epochs, gates.arch_start_epoch, gates.batch_size, gates.weight_decay) == (160, 40, 256, 4e-5)
+    assert (gates.epochs, gates.arch_start_epoch, gates.batch_size, gates.weight_decay) == (160, 41, 256, 4e-5)
+    assert (gates.waiting_epochs, gates.waiting_lr, gates.lr, gates.lr_min) == (40, 0.05, 0.025, 0.0)
+    assert (gates.lr_by_step, gates.grad_clip, gates.label_smoothing, gates.arch_every) == (True, 0.0, 0.1, 5)
+    assert (gates.arch_augmented, gates.batch_statistics, gates.nesterov) == (False, True, True)
+    assert gates.options == {"gates": "two", "undrawn_still": True, "skip_zero": True}
     ws = configure("random-ws", data="cifar10")
-    assert (ws.epochs, ws.grad_clip, ws.options) == (50, 5.0, {"samples": 1000, "finalists": 10, "batches": 10})
+    options = {"samples": 1000, "finalists": 10, "batches": 10, "per_round": 1000, "with_none": False}
+    assert (ws.epochs, ws.grad_clip, ws.options) == (50, 5.0, options)
     assert reference.gumbel(torch.ones(1)).item() == 0.0
 
 

@@ -58,7 +58,7 @@ def test_round_trip(name: str) -> None:
 def test_every_method_names_its_source() -> None:
     for name, method in METHODS.items():
         assert method.name == name
-        assert re.search(r"20(17|18|19|20)|arXiv 1\d{3}\.\d{5}", method.source), method.source
+        assert re.search(r"20(17|18|19|20|21|22|23)|arXiv 1\d{3}\.\d{5}", method.source), method.source
         assert set(method.defaults) <= set(SearchConfig.__dataclass_fields__)
 
 

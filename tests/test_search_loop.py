@@ -55,7 +55,10 @@ def test_a_run_folder_holds_what_the_docs_promise(tmp_path: Path) -> None:
 
 
 def test_levels_have_their_own_images_and_draws_and_one_level_has_all() -> None:
-    two, one = (SearchJob(tiny.config(name), tiny.images()) for name in ("darts-first", "darts-one-level"))
+    two, one = (
+        SearchJob(tiny.config(name, **settings), tiny.images())
+        for name, settings in (("darts-first", {}), ("darts-one-level", {"held_out": 0.0}))
+    )
     assert sorted(torch.cat([two.train.indices, two.valid.indices]).tolist()) == list(range(48))
     assert sorted(one.train.indices.tolist()) == list(range(48))
     assert (two.steps, one.steps) == (3, 6)

@@ -24,7 +24,7 @@ def test_sums_are_their_own_and_exact() -> None:
 def test_a_resumed_epoch_leaves_the_checkpoints_sums_alone() -> None:
     position, resumed = _Position(), _Position()
     position.add({"loss": torch.tensor(1.0)})
-    resumed.load_state_dict(position.state_dict())
+    resumed.load_state_dict(position.state_dict(), 3)
     resumed.add({"loss": torch.tensor(2.0)})
     assert (position.sums["loss"].item(), resumed.sums["loss"].item()) == (1.0, 3.0)
 

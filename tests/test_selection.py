@@ -131,8 +131,9 @@ def test_published_numbers_and_small_ones() -> None:
     small = compose(configure("random-ws")).derivation
     assert isinstance(published, SharedWeights)
     assert isinstance(small, SharedWeights)
-    assert vars(published) == {"samples": 1000, "finalists": 10, "batches": 10}
-    assert vars(small) == {"samples": 100, "finalists": 5, "batches": 10}
+    same = {"batches": 10, "per_round": 1000, "with_none": False, "rule": "darts"}
+    assert vars(published) == {"samples": 1000, "finalists": 10, **same}
+    assert vars(small) == {"samples": 100, "finalists": 5, **same}
 
 
 class _Notes(Progress):

@@ -72,7 +72,7 @@ def test_primitives_say_their_window() -> None:
 
 
 def test_the_presets_by_name() -> None:
-    expected = ("darts", "s1", "s2", "s3", "s4", "amended-s1", "amended-s2", "amended-s2-full")
+    expected = ("darts", "darts-without-none", "s1", "s2", "s3", "s4", "amended-s1", "amended-s2", "amended-s2-full")
     assert space_names() == expected
     for name in expected:
         assert space(name).name == name

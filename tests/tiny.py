@@ -35,7 +35,12 @@ def images(count: int = 48, seed: int = 0, classes: int = 3, size: int = 6) -> I
 
 # What a method needs besides, so that all of it happens in a few epochs of three steps.
 _METHODS: dict[str, dict[str, Any]] = {
+    # Enough images to validate on for whole batches.
+    "darts-one-level": {"held_out": 0.5},
+    "snas": {"held_out": 0.5},
+    "darts-pt": {"select_tune_epochs": 1},
     "pc-darts": {"arch_start_epoch": 1, "channels": 8},
+    "gaea-pc-darts": {"channels": 8},
     "pc-darts-imagenet": {"arch_start_epoch": 1, "stem": "cifar"},
     "p-darts": {"epochs": 6, "arch_start_epoch": 1, "deeper": (0, 0, 1), "candidates": (3, 2)},
     "sdarts-adv": {"attack_steps": 2},

@@ -19,7 +19,8 @@ from fastdarts.ops._records import (
     SumForward,
     SumReduce,
 )
-from fastdarts.plan import Call, Map, PoolShapes, PreprocessShapes, StencilShapes, SumShapes
+from fastdarts.plan._calls import Call
+from fastdarts.plan._shapes import Map, PoolShapes, PreprocessShapes, StencilShapes, SumShapes
 
 __all__ = ["prepared"]
 

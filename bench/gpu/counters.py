@@ -23,7 +23,7 @@ from bench.gpu.models import net
 from bench.gpu.record import Row
 from bench.gpu.stage import Options, Stage, options, run
 from fastdarts.ops._engine import launchers
-from fastdarts.plan import Call
+from fastdarts.plan._calls import Call
 
 __all__ = ["main"]
 

@@ -25,7 +25,7 @@ from bench.gpu.stage import Options, Stage, options, run
 from bench.gpu.timing import finite, replayed
 from fastdarts.nn import Supernet
 from fastdarts.ops._engine import launchers
-from fastdarts.plan import Call
+from fastdarts.plan._calls import Call
 
 __all__ = ["ASSUMED", "CELLS", "calls", "main", "measured"]
 

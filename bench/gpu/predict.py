@@ -16,7 +16,9 @@ import torch
 from bench.calls import supernet_calls
 from bench.gpu.models import NETS, Net
 from fastdarts.nn import Supernet
-from fastdarts.plan import Call, InEdge, StencilShapes, SumShapes
+from fastdarts.plan._calls import Call
+from fastdarts.plan._schedule import InEdge
+from fastdarts.plan._shapes import StencilShapes, SumShapes
 
 __all__ = ["MODELS", "Model", "Total", "launches", "main", "network", "seconds", "total", "twice"]
 

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from fastdarts import __version__
-from fastdarts.cli import agree, doctor, methods, options, plan, profile, runs, tabulate
+from fastdarts.cli import agree, doctor, methods, options, plan, profile, runs, select, tabulate
 from fastdarts.cli import searches as several
 from fastdarts.cli.printing import how_to_continue, print_result, printable_streams
 from fastdarts.errors import Diverged, Interrupted, UserError
@@ -31,6 +31,7 @@ app = typer.Typer(
     help="Differentiable architecture search: search, retrain, and compare with random choice.\n\n"
     "Start with `fastdarts search`: it uses the handwritten digits that are shipped and needs no other file.",
 )
+"""The commands, for whoever wants to run or to list them."""
 
 # typer 0.29 carries click inside itself and earlier ones import it; what both show is this class's ancestry.
 _USAGE_ERROR: Any = next(each for each in typer.BadParameter.__mro__ if each.__name__ == "ClickException")
@@ -204,6 +205,7 @@ def compare(
     from fastdarts.cli.outcome import print_comparison
     from fastdarts.cli.settings import absolute, read_seeds, retraining
     from fastdarts.cli.targets import read_space, read_target
+    from fastdarts.evaluate.compare import comparison_folder, left_to_train
 
     if other is not None:
         runs.compare_pair(context, target, other, as_json)
@@ -227,8 +229,8 @@ def compare(
         "random_cells": random_cells,
         "seeds": read_seeds(seeds or "1"),
     }
-    path = run or evaluate.comparison_folder(chosen.comparisons(), chosen.genotype, **arguments)
-    agree.announce_comparison(evaluate.left_to_train(path, chosen.genotype, **arguments), yes, progress.note)
+    path = run or comparison_folder(chosen.comparisons(), chosen.genotype, **arguments)
+    agree.announce_comparison(left_to_train(path, chosen.genotype, **arguments), yes, progress.note)
     result = evaluate.compare(chosen.genotype, path, **arguments, progress=progress, command=_command())
     searched = chosen.search
     report = record_comparison(searched.path, result, progress) if searched is not None else None
@@ -273,6 +275,7 @@ def show(
 
 app.command(epilog="Example: fastdarts runs runs/")(runs.runs)
 app.command(epilog="Example: fastdarts methods gdas")(methods.methods)
+app.command(epilog="Example: fastdarts select runs/mine --by perturbation")(select.select)
 app.command(epilog="Example: fastdarts plan --data cifar10 --method pc-darts --budget 11GB")(plan.plan)
 app.command(
     epilog="Examples: fastdarts profile --eager --html page.html | fastdarts profile --data cifar10 --batch-size 16 | "

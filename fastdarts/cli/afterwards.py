@@ -10,6 +10,8 @@ from typing import Any
 from fastdarts import evaluate
 from fastdarts.cli.settings import trained_after
 from fastdarts.errors import Diverged
+from fastdarts.evaluate.compare import comparison_folder
+from fastdarts.evaluate.folders import free_folder
 from fastdarts.report import draw_png, write_report, write_svg
 from fastdarts.report.budgets import added, heaviest
 from fastdarts.report.records import read_comparisons
@@ -61,7 +63,7 @@ def _evaluate(
     if after.get("random_cells"):
         arguments: dict[str, Any] = {"search_space": Space.from_json(folder.config.get("space")), "settings": settings}
         arguments["random_cells"] = after["random_cells"]
-        path = evaluate.comparison_folder(folder.path / "compare", result.genotype, **arguments)
+        path = comparison_folder(folder.path / "compare", result.genotype, **arguments)
         comparison = evaluate.compare(result.genotype, path, **arguments, progress=progress)
         keep_comparison(folder, comparison)
         training = RunFolder.open(path / "trainings" / "found-seed0")
@@ -74,7 +76,7 @@ def _evaluate(
         chosen = evaluate.RetrainConfig(genotype=result.genotype.text(), **settings)
         # A search that was extended may have found another genotype than the one that was retrained.
         record = {"kind": "retrain", "config": dataclasses.asdict(chosen)}
-        path = evaluate.free_folder(folder.path / "retrain", record)
+        path = free_folder(folder.path / "retrain", record)
         trained = evaluate.retrain_once(chosen, path, progress=progress)
         folder.write_json("retrain.json", trained)
         summary["test_accuracy"] = trained["test_accuracy"]

@@ -86,7 +86,7 @@ _METHODS = (
     *("darts-one-level", "darts-first", "darts-second", "darts-second-exact", "pc-darts", "pc-darts-imagenet"),
     *("p-darts", "gdas", "i-darts", "snas", "proxyless", "sdarts-rs", "sdarts-adv", "pc-sdarts-rs", "pc-sdarts-adv"),
     *("darts-plus", "sgas", "amended", "amended-s2", "amended-s2-full", "r-darts-l2", "r-darts-es", "r-darts-ada"),
-    *("random-search", "random-ws"),
+    *("darts-pt", "beta-darts", "gaea-darts", "gaea-pc-darts", "gdas-reinmax", "random-search", "random-ws"),
 )
 Method = Annotated[str, Option(help=f"{', '.join(_METHODS)}; `fastdarts methods` describes them.")]
 Png = Annotated[Path | None, Option(help="Write the drawing to this .png file.")]
@@ -130,7 +130,7 @@ Settings = Annotated[
 Space = Annotated[
     str | None,
     Option(
-        help="darts, s1 to s4, amended-s1, amended-s2, amended-s2-full, or a JSON file. "
+        help="darts, darts-without-none, s1 to s4, amended-s1, amended-s2, amended-s2-full, or a JSON file. "
         "(default: the run's, or the method's)"
     ),
 ]

@@ -235,6 +235,7 @@ def compare_with_random(
     from fastdarts import evaluate
     from fastdarts.cli.settings import given, read_seeds, read_settings
     from fastdarts.cli.targets import read_space
+    from fastdarts.evaluate.methods import left_to_do, methods_folder
     from fastdarts.report.methods import write_methods_report
 
     names = [name.strip() for name in methods.split(",") if name.strip()]
@@ -250,8 +251,8 @@ def compare_with_random(
         "search": search,
     }
     arguments["training"] = given(named) | read_settings(settings, evaluate.RetrainConfig, named)
-    path = run or evaluate.methods_folder(Path("runs") / f"compare-methods-{data}", names, **arguments)
-    left = evaluate.left_to_do(names, path, **arguments)
+    path = run or methods_folder(Path("runs") / f"compare-methods-{data}", names, **arguments)
+    left = left_to_do(names, path, **arguments)
     if jobs > 0:
         agree.announce_methods(*left, chosen, yes, progress.note, jobs)
     result = evaluate.compare_methods(names, path, **arguments, jobs=jobs, progress=progress, command=command)

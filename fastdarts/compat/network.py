@@ -14,8 +14,9 @@ from fastdarts._backend import use_backend
 from fastdarts.compat.genotypes import PRIMITIVES as PEER_PRIMITIVES
 from fastdarts.compat.genotypes import Genotype, from_genotype
 from fastdarts.errors import UserError
-from fastdarts.nn import Place, StackedCell, Trunk, build_op, register_primitive
+from fastdarts.nn import build_op, register_primitive
 from fastdarts.nn.casting import for_modules, laid_out
+from fastdarts.nn.trunk import Place, StackedCell, Trunk
 from fastdarts.spaces import PRIMITIVES, CellSpace, Edge, Space, derive
 
 __all__ = [

@@ -20,13 +20,14 @@ __all__ = ["DRAWS", "Batches", "moved", "pinned", "split_levels"]
 DRAWS = 8
 
 
-def split_levels(count: int, portion: float, seed: int) -> tuple[Tensor, Tensor]:
+def split_levels(count: int, portion: float, seed: int, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Part a training set into the images of the weight level and those of the architecture level.
 
     Args:
         count: images in the training set.
         portion: share of the weight level, rounded down to whole images; 0 < portion < 1.
         seed: of the shuffle; the same seed gives the same parts on every platform.
+        labels: [count], int64; every class is parted for itself, its share rounded down. None: the set as a whole.
 
     Returns:
         Two int64 index tensors without a common element, together 0 .. count - 1.
@@ -45,7 +46,19 @@ def split_levels(count: int, portion: float, seed: int) -> tuple[Tensor, Tensor]
             "0.5 is DARTS' choice",
         )
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    return order[:size].clone(), order[size:].clone()
+    if labels is None:
+        return order[:size].clone(), order[size:].clone()
+    shuffled = labels.cpu()[order]
+    first = torch.zeros(count, dtype=torch.bool)
+    for kind in shuffled.unique().tolist():
+        of_kind = (shuffled == kind).nonzero().squeeze(1)
+        first[of_kind[: int(len(of_kind) * portion)]] = True
+    if not 0 < int(first.sum()) < count:
+        raise UserError(
+            f"a portion of {portion} of each class leaves a level without images",
+            "classes of enough images that both levels get some",
+        )
+    return order[first], order[~first]
 
 
 class Batches:
@@ -225,6 +238,16 @@ class Batches:
             )
         self._pass_state, self._order, self._position = state["pass_generator"].clone(), order, position
         self._generator = now
+
+    def resize(self, batch_size: int) -> None:
+        """Go on with batches of another size: a new pass begins.
+
+        Raises:
+            UserError: more images than there are, less than one.
+        """
+        _check_batch_size(batch_size, len(self.indices), self.drop_last)
+        self.batch_size = batch_size
+        self._begin_pass()
 
     def _identity(self) -> dict[str, int]:
         return {

@@ -75,7 +75,7 @@ class Table:
 
     def __post_init__(self) -> None:
         for network in self.networks:
-            self.space.check(network.genotype, self.layers)
+            self.space.check(network.genotype, self.layers, counted=True)
             if not len(network.test) == len(network.valid) == len(self.seeds):
                 raise UserError(
                     f"{len(network.test)} test and {len(network.valid)} validation accuracies of a network",
@@ -102,7 +102,7 @@ class Table:
         Raises:
             UserError: it is not of this space.
         """
-        self.space.check(genotype, self.layers)
+        self.space.check(genotype, self.layers, counted=True)
         return self._by_edges[_edges(genotype)]
 
     def regret(self, genotype: Genotype) -> float:

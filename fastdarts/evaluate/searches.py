@@ -20,9 +20,10 @@ from fastdarts.runs import RunFolder
 from fastdarts.search.config import SearchConfig
 from fastdarts.search.environment import describe_environment, note_environment, resolve_device
 from fastdarts.search.interrupt import stoppable
-from fastdarts.search.job import SearchJob, SearchResult
+from fastdarts.search.job import SearchJob
 from fastdarts.search.origin import describe_origin
 from fastdarts.search.progress import Progress, watcher
+from fastdarts.search.result import SearchResult
 from fastdarts.spaces import Genotype, Space, random_genotype, space
 
 __all__ = ["best_search", "continue_many", "search_many", "selection_budget"]

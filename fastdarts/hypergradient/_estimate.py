@@ -17,7 +17,8 @@ from fastdarts.hypergradient._passes import GeneratorStates, ModuleStates, Passe
 
 __all__ = ["KINDS", "HypergradientError", "hypergradient", "hypergradient_error"]
 
-KINDS = tuple(RULES)  # one-level, first, second, second-exact, amended, amended-exact
+KINDS = tuple(RULES)
+"""The kinds of hypergradient: one-level, first, second, second-exact, amended, amended-exact."""
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from fastdarts.hypergradient._passes import Passes
 
 __all__ = ["EXACT", "RULES", "Problem", "second_derivative", "slope_of"]
 
-# What each finite-difference kind approximates.
 EXACT: Mapping[str, str] = MappingProxyType({"second": "second-exact", "amended": "amended-exact"})
+"""What each finite-difference kind approximates."""
 
 
 @dataclass(frozen=True)

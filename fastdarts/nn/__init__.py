@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+from typing import Any
+
 from fastdarts.nn.cell import Cell
 from fastdarts.nn.derived import AuxiliaryHeadCIFAR, AuxiliaryHeadImageNet, DerivedCell, DerivedNetwork
 from fastdarts.nn.mixed_op import MixedOp
@@ -18,7 +21,6 @@ from fastdarts.nn.operations import (
 )
 from fastdarts.nn.primitives import import_primitives, register_primitive
 from fastdarts.nn.supernet import Architecture, Supernet
-from fastdarts.nn.trunk import Place, StackedCell, Trunk
 
 __all__ = [
     "Architecture",
@@ -33,14 +35,26 @@ __all__ = [
     "Identity",
     "MixedOp",
     "Noise",
-    "Place",
     "ReLUConvBN",
     "SepConv",
-    "StackedCell",
     "Supernet",
-    "Trunk",
     "Zero",
     "build_op",
     "import_primitives",
     "register_primitive",
 ]
+
+
+# Importable from here as before, but no promise: what the networks are stacked from.
+_BEFORE = {
+    "Place": "trunk",
+    "StackedCell": "trunk",
+    "Trunk": "trunk",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _BEFORE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, _, renamed = _BEFORE[name].partition(":")
+    return getattr(importlib.import_module(f"{__name__}.{module}"), renamed or name)

@@ -16,7 +16,7 @@ from torch.nn.modules import module as torch_modules
 
 from fastdarts.nn.operations import DilConv, FactorizedReduce, Identity, Noise, ReLUConvBN, SepConv, Zero
 from fastdarts.nn.stack import StackedConv2d, StackedNorm
-from fastdarts.plan import DILATIONS, SIDES, WIDE_POOLS, WINDOWS
+from fastdarts.plan._stencils import DILATIONS, SIDES, WIDE_POOLS, WINDOWS
 
 __all__ = [
     "ATTRIBUTES",
@@ -65,7 +65,7 @@ class Known(NamedTuple):
     """What the engine needs of a module that it knows.
 
     Args:
-        kind: of :data:`fastdarts.plan.KINDS`; of a preprocessing `""`.
+        kind: of :data:`fastdarts.plan._cell.CANDIDATE_KINDS`; of a preprocessing `""`.
         kernel: side of the window, pixels.
         dilation: pixels between its taps.
         convs: its convolutions, in the plan's order, by their names in it.

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from fastdarts.ops.constant import constant_when_compiled
-from fastdarts.plan import CellPlan, EdgePlan, Norm, Parameter
+from fastdarts.plan import CellPlan, EdgePlan
+from fastdarts.plan._cell import Norm, Parameter
 
 __all__ = ["Active", "Handed", "Route", "route", "segments"]
 

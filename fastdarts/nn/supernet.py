@@ -30,7 +30,7 @@ class Architecture(nn.Module):
         space: the search space.
         layers: number of cells.
         edge_normalisation: whether edges have parameters of their own.
-        scale: alphas and betas start as scale * normal(0, 1).
+        scale, mean: alphas start as mean + scale * normal(0, 1), betas as scale * normal(0, 1).
 
     Attributes:
         alphas: {key: [E, width]}; entries beyond an edge's candidates are 0 and get no gradient.
@@ -39,12 +39,12 @@ class Architecture(nn.Module):
     Source: Liu et al. 2019 (DARTS), section 2.2; Xu et al. 2020 (PC-DARTS), section 3.3.
     """
 
-    def __init__(self, space: Space, layers: int, *, edge_normalisation: bool, scale: float) -> None:
+    def __init__(self, space: Space, layers: int, *, edge_normalisation: bool, scale: float, mean: float = 0.0) -> None:
         super().__init__()
         self._cells = {key: space.cell(key, layers) for key in space.arch_keys(layers)}
         self.alphas, self.betas = nn.ParameterDict(), nn.ParameterDict()
         for key, cell in self._cells.items():
-            start = scale * torch.randn(len(cell.edges), cell.width)
+            start = mean + scale * torch.randn(len(cell.edges), cell.width)
             present = torch.arange(cell.width) < torch.tensor(cell.counts)[:, None]
             padded = min(cell.counts) < cell.width
             self.register_buffer(f"_present_{key}", present if padded else None, persistent=False)
@@ -83,8 +83,8 @@ class Supernet(Trunk):
         stem: `cifar` or `imagenet`; both with 3 * channels channels.
         partial: K of partial channels; 1 mixes all.
         edge_normalisation: whether edges have weights of their own; None for yes where channels are partial.
-        alpha_scale: alphas and betas start as alpha_scale * normal(0, 1), drawn after the weights; 0 starts all
-            candidates equal.
+        alpha_scale, alpha_mean: alphas start as alpha_mean + alpha_scale * normal(0, 1), drawn after the weights, and
+            betas without the mean; a scale of 0 starts all candidates equal.
         memory: what the fused engine keeps for backward: `fast`, `balanced` or `lean`; :func:`fastdarts.ops.cell`.
         auxiliary: whether there is an auxiliary head after cell 2 * layers // 3, the derived network's.
         dropout: probability that a pooled feature is dropped before the classifier.
@@ -127,6 +127,7 @@ class Supernet(Trunk):
         partial: int = 1,
         edge_normalisation: bool | None = None,
         alpha_scale: float = 1e-3,
+        alpha_mean: float = 0.0,
         memory: str = "fast",
         auxiliary: bool = False,
         dropout: float = 0.0,
@@ -173,7 +174,7 @@ class Supernet(Trunk):
         self.auxiliary_logits: Tensor | None = None
         self._keys = space.keys(layers)
         edges = partial > 1 if edge_normalisation is None else edge_normalisation
-        self.arch = Architecture(space, layers, edge_normalisation=edges, scale=alpha_scale)
+        self.arch = Architecture(space, layers, edge_normalisation=edges, scale=alpha_scale, mean=alpha_mean)
 
     def forward(
         self,
@@ -256,7 +257,7 @@ class Supernet(Trunk):
             genotype: an architecture of this supernet's space and depth.
 
         Returns:
-            {key: for each edge (index of its operator,), or () where the genotype has no such edge}.
+            {key: for each edge the indices of its operators, () where the genotype has no such edge}.
 
         Raises:
             UserError: the genotype is of another space or depth.
@@ -264,9 +265,9 @@ class Supernet(Trunk):
         self.space.check(genotype, self.layers)
         path: dict[str, tuple[tuple[int, ...], ...]] = {}
         for key in self.space.arch_keys(self.layers):
-            chosen = {(source, node): op for op, source, node in genotype.edges(key)}
+            chosen = set(genotype.edges(key))
             path[key] = tuple(
-                (edge.primitives.index(chosen[edge.source, edge.node]),) if (edge.source, edge.node) in chosen else ()
+                tuple(k for k, op in enumerate(edge.primitives) if (op, edge.source, edge.node) in chosen)
                 for edge in self.space.cell(key, self.layers).edges
             )
         return path

@@ -13,7 +13,7 @@ from fastdarts.ops._cell_layout import Call, Inputs, Layout, Node, Values
 from fastdarts.ops._engine import Engine
 from fastdarts.ops._plain import PlainForward
 from fastdarts.ops._records import PreprocessForward, StencilForward, SumForward
-from fastdarts.plan import Plain
+from fastdarts.plan._schedule import Plain
 
 __all__ = ["Statistics", "Work", "run"]
 

@@ -16,19 +16,10 @@ import torch
 from torch import Tensor
 
 from fastdarts.ops._records import Conv, Edge
-from fastdarts.plan import (
-    CellPlan,
-    InEdge,
-    NodeBackward,
-    Plain,
-    PoolMoments,
-    Program,
-    Reduction,
-    StencilCall,
-    ValuesStage,
-    program,
-)
-from fastdarts.plan import Node as NodeCalls
+from fastdarts.plan import CellPlan, Program, program
+from fastdarts.plan._program import Node as NodeCalls
+from fastdarts.plan._program import NodeBackward
+from fastdarts.plan._schedule import InEdge, Plain, PoolMoments, Reduction, StencilCall, ValuesStage
 
 __all__ = ["Call", "Gradients", "Inputs", "Layout", "Node", "Pools", "Values", "layout"]
 

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from fastdarts._backend import BackendError, native, native_failure
 from fastdarts.ops._checks import dtype_name
-from fastdarts.plan import InEdge, Node, NodeBackward, Program, Reduction, StencilCall, ValuesStage, program
+from fastdarts.plan import Program, program
+from fastdarts.plan._program import Node, NodeBackward
+from fastdarts.plan._schedule import InEdge, Reduction, StencilCall, ValuesStage
 
 __all__ = ["NativeProgram", "native_program"]
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fastdarts.ops import maps
 from fastdarts.ops._records import PreprocessLaunchers
-from fastdarts.plan import Plain
+from fastdarts.plan._schedule import Plain
 
 __all__ = ["PlainBackward", "PlainForward", "backward", "forward"]
 

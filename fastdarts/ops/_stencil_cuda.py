@@ -13,7 +13,7 @@ from fastdarts._backend import native_cuda
 from fastdarts.ops._engine import launchers, tf32_allowed
 from fastdarts.ops._records import Conv, StencilBackward, StencilForward, StencilGradients, StencilLaunchers
 from fastdarts.ops._stencil_call import Call, empty_ys
-from fastdarts.plan import CUDA_DILATIONS
+from fastdarts.plan._stencils import CUDA_DILATIONS
 
 __all__ = ["DTYPES", "backward", "empty_ys", "forward"]
 

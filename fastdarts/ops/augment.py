@@ -34,13 +34,36 @@ torch.library.define(
 def augment(
     images: Tensor, index: Tensor, offset: Tensor, flip: Tensor, cutout: Tensor, scale: Tensor, shift: Tensor
 ) -> Tensor:
+    """A batch of augmented, normalised images, gathered from a set that lives on the device.
+
+    `out[b, c, y, x] = raw(b, c, y + dy, x' + dx) * scale[c] + shift[c]` with `x' = W - 1 - x` where `flip[b]`, else
+    `x`; `raw` is `images[index[b]]` inside the image and 0 outside; then 0.0 inside the cutout's rectangle. That is
+    quark0's order: crop with zero padding, flip, normalise, cut out.
+
+    Args:
+        images: [N, C, H, W], uint8 | float32, contiguous; N, C, H, W at least 1.
+        index: [B], int64; which image, 0 <= index < N.
+        offset: [B, 2], int64, pixels; (dy, dx), any value.
+        flip: [B], bool; mirror the crop from left to right.
+        cutout: [B, 4], int64, pixels of the output; (y0, y1, x0, x1), half-open, any value; empty cuts nothing.
+        scale: [C], float32; 1 / (255 std) for uint8 images.
+        shift: [C], float32; -mean / std.
+
+    Returns:
+        [B, C, H, W], float32 (`scale`'s dtype in the reference), contiguous, on the images' device; it carries no
+        gradient.
+
+    Raises:
+        UserError: (the op) a shape, a device, a layout or an index that does not fit, or an input that requires
+            gradients. A GPU's kernel gives an image of NaN for such an index: the host does not wait to read it.
+        TypeError: (the op) a dtype that does not fit.
+
+    Source: quark0/darts `utils._data_transforms_cifar10`; DeVries and Taylor 2017 for the cutout.
+    """
     given = (images, index, offset, flip, cutout, scale, shift)
     require_tensors("augment", zip(_DTYPES, given, strict=True))
     out: Tensor = torch.ops.fastdarts.augment(*given)
     return out
-
-
-augment.__doc__ = _reference.__doc__
 
 
 def _check(*tensors: Tensor) -> None:

@@ -15,7 +15,8 @@ from fastdarts.ops import _cell_cpu, _cell_launched, maps
 from fastdarts.ops._cell_given import Asked, Given
 from fastdarts.ops._engine import computing
 from fastdarts.ops.constant import constant_when_compiled
-from fastdarts.plan import MEMORY, CellPlan, kept_rows
+from fastdarts.plan import MEMORY, CellPlan
+from fastdarts.plan._schedule import kept_rows
 from fastdarts.reference.cell import cell as _reference
 
 __all__ = ["cell", "on_reference"]

@@ -15,8 +15,9 @@ from torch import Tensor
 from fastdarts._backend import backend_for
 from fastdarts.errors import UserError
 from fastdarts.ops import maps
-from fastdarts.ops._checks import dtype_name, require_tensors
+from fastdarts.ops._checks import require_tensors
 from fastdarts.ops._engine import computing, launchers
+from fastdarts.ops._mixed_sum_checks import check, named, node_shape
 from fastdarts.ops._records import Edge, SumBackward, SumForward, SumReduce
 from fastdarts.reference.mixed_sum import node_sum as _reference
 
@@ -51,7 +52,51 @@ def mixed_sum(
     eps: float = 1e-5,
     training: bool = True,
 ) -> Tensor:
-    tensors = _named(ys, weights, mean, var, sources, edge_weights, pool_mean, pool_var, bypass)
+    """A node from all candidates of all its incoming edges, the batch norms applied on the fly.
+
+    With `xhat = (v - mu) r`, `r = 1 / sqrt(var + eps)`, of each candidate v before its batch norm, over the first
+    C' = C / K channels:
+
+    `mixed = sum_t weights[t] xhat_t + sum_e (edge_weights[e, 0] x_e + edge_weights[e, 1] xhat(max_e)
+    + edge_weights[e, 2] xhat(avg_e))`; with K = 1 that is the node. Else the other channels are
+    `rest = sum_e bypass[e] x_e` (the maxima of 2x2 windows at stride 2), and
+    `node[m K + k] = concat(mixed, rest)[k C' + m]`.
+
+    Backward, with g the gradient of `mixed`, M its pixels, and per channel `G = sum g`, `Q_t = sum g xhat_t`:
+    `dweights[t] = sum_c Q_t`, the same for edge_weights, with `sum g x` for a skip and a bypass; for a y of weight w
+
+    `dy = alpha g + beta y + gamma`, `alpha = w r`, `beta = - w r^2 Q / M`, `gamma = - alpha G / M - beta mu`
+
+    in training, since the statistics are those of the batch, and `dy = w r g` in evaluation. Pools likewise, and on to
+    the source: to the first of the largest pixels, or shared out over the pixels inside.
+
+    Args:
+        ys: T times [N, C', H', W'], float32 | bfloat16 | float64, before their batch norms.
+        weights: [T], floating; mixing weights, times the edge weights where there are any.
+        mean: [T, C'], floating; the statistics of the batch in training, running ones in evaluation.
+        var: [T, C'], floating, biased.
+        sources: E times [N, C, H, W] with ceil(H / stride) = H' and ceil(W / stride) = W', the dtype of the ys.
+        edges: E times which candidates without weights there are; those of no source are unread.
+        edge_weights: [E, 3], floating; of the skip, the maximum and the average.
+        pool_mean: [E, 2, C'], floating; of the maximum and the average.
+        pool_var: [E, 2, C'], floating, biased.
+        bypass: [E], floating; weights of the channels that are not mixed; None for 1 each. Unread with K = 1.
+        partial: K, the share of the channels that is mixed is 1/K.
+        eps: added to the variances.
+        training: whether mean and var are functions of the ys and the sources, through which gradients flow. The
+            reference then computes them itself.
+
+    Returns:
+        The node [N, C, H', W'], the dtype of the ys, channels_last.
+
+    Raises:
+        ValueError: a shape that does not fit, an empty batch, nothing to add, or one pixel in all in training.
+        TypeError: another dtype or type.
+        RuntimeError: a second derivative of the fused op; `use_backend("reference")` has one.
+
+    Source: Liu et al. 2019 (DARTS), Eq. 1 and 2; Xu et al. 2020 (PC-DARTS), Eq. 3 and 4.
+    """
+    tensors = named(ys, weights, mean, var, sources, edge_weights, pool_mean, pool_var, bypass)
     require_tensors("mixed_sum", tensors.items())
     for i, edge in enumerate(edges):
         if not isinstance(edge, Edge):
@@ -59,14 +104,11 @@ def mixed_sum(
     encoded = [part for e in edges for part in (e.stride, int(e.skip), int(e.max_pool), int(e.avg_pool))]
     given = (list(ys), weights, mean, var, list(sources), encoded, edge_weights, pool_mean, pool_var, bypass)
     if backend_for("mixed_sum", weights.device.type) == "reference":
-        _check(*given, partial, training)
+        check(*given, partial, training)
         decoded = (*given[:5], list(edges), *given[6:])
         return _reference(*decoded, partial, eps, training)
     out: Tensor = torch.ops.fastdarts.mixed_sum(*given, partial, eps, training)
     return out
-
-
-mixed_sum.__doc__ = _reference.__doc__
 
 
 def pool_moments(x: Tensor, stride: int, *, max_pool: bool, avg_pool: bool) -> tuple[Tensor, Tensor]:
@@ -89,114 +131,11 @@ def pool_moments(x: Tensor, stride: int, *, max_pool: bool, avg_pool: bool) -> t
     return mean, var
 
 
-def _named(
-    ys: Sequence[Tensor],
-    weights: Tensor,
-    mean: Tensor,
-    var: Tensor,
-    sources: Sequence[Tensor],
-    edge_weights: Tensor,
-    pool_mean: Tensor,
-    pool_var: Tensor,
-    bypass: Tensor | None,
-) -> dict[str, Tensor]:
-    lists = {f"{name}[{i}]": x for name, group in (("ys", ys), ("sources", sources)) for i, x in enumerate(group)}
-    single = {"weights": weights, "mean": mean, "var": var, "edge_weights": edge_weights}
-    single |= {"pool_mean": pool_mean, "pool_var": pool_var} | ({} if bypass is None else {"bypass": bypass})
-    return lists | single
-
-
 def _decode(edges: Sequence[int]) -> list[Edge]:
     return [
         Edge(stride, bool(skip), bool(largest), bool(average))
         for stride, skip, largest, average in zip(*(edges[i::4] for i in range(4)), strict=True)
     ]
-
-
-def _check(
-    ys: Sequence[Tensor],
-    weights: Tensor,
-    mean: Tensor,
-    var: Tensor,
-    sources: Sequence[Tensor],
-    edges: Sequence[int],
-    edge_weights: Tensor,
-    pool_mean: Tensor,
-    pool_var: Tensor,
-    bypass: Tensor | None,
-    partial: int,
-    training: bool,
-) -> None:
-    tensors = _named(ys, weights, mean, var, sources, edge_weights, pool_mean, pool_var, bypass)
-    if not ys and not sources:
-        raise UserError("mixed_sum: neither ys nor sources", "at least one of either")
-    if len(edges) != 4 * len(sources):
-        raise UserError(f"mixed_sum: {len(edges) // 4} edges for {len(sources)} sources", "one edge a source")
-    _check_maps(ys, sources, edges, partial, training)
-    mixed = ys[0].shape[1] if ys else sources[0].shape[1] // partial
-    count, terms = len(sources), len(ys)
-    shapes: dict[str, tuple[int, ...]] = {"weights": (terms,), "mean": (terms, mixed), "var": (terms, mixed)}
-    shapes |= {"edge_weights": (count, 3), "pool_mean": (count, 2, mixed), "pool_var": (count, 2, mixed)}
-    for name, shape in (shapes | {"bypass": (count,)}).items():
-        if name not in tensors:
-            continue
-        if not tensors[name].is_floating_point():
-            raise TypeError(f"mixed_sum: {name} is {dtype_name(tensors[name].dtype)}; expected a floating dtype")
-        if tuple(tensors[name].shape) != shape:
-            what = f"mixed_sum: {name} has shape {list(tensors[name].shape)}"
-            raise UserError(what, f"{list(shape)} for {terms} ys, {count} sources and {mixed} mixed channels")
-    for name in ("mean", "var", "pool_mean", "pool_var"):
-        if tensors[name].requires_grad:
-            what, expected = (
-                f"mixed_sum: {name} requires gradients",
-                "statistics, whose gradients are part of those of ys",
-            )
-            raise UserError(what, expected, f"pass {name}.detach()")
-    for name, tensor in tensors.items():
-        if tensor.device != weights.device:
-            what = f"mixed_sum: {name} is on {tensor.device}, weights on {weights.device}"
-            raise UserError(what, "one device", f"move {name} with .to({str(weights.device)!r})")
-
-
-def _check_maps(
-    ys: Sequence[Tensor], sources: Sequence[Tensor], edges: Sequence[int], partial: int, training: bool
-) -> None:
-    n, channels, height, width = _shape(ys, sources, edges, partial)
-    if partial < 1 or channels % partial:
-        raise UserError(f"mixed_sum: partial is {partial}", f"a divisor of the {channels} channels")
-    if min(n, channels, height, width) < 1:
-        raise UserError(f"mixed_sum: the node has shape {[n, channels, height, width]}", "each at least 1")
-    first = ys[0] if ys else sources[0]
-    groups = (("ys", ys, [1] * len(ys), channels // partial), ("sources", sources, edges[::4], channels))
-    for group, tensors, strides, wide in groups:
-        for i, (x, stride) in enumerate(zip(tensors, strides, strict=True)):
-            maps.check_stored("mixed_sum", f"{group}[{i}]", x)
-            if x.dtype != first.dtype:
-                raise TypeError(f"mixed_sum: {group}[{i}] is {dtype_name(x.dtype)}; expected {dtype_name(first.dtype)}")
-            if stride not in (1, 2):
-                raise UserError(f"mixed_sum: edges[{i}] has stride {stride}", "1 or 2")
-            fits = x.dim() == 4 and tuple(x.shape[:2]) == (n, wide)
-            if not fits or (-(-x.shape[2] // stride), -(-x.shape[3] // stride)) != (height, width):
-                what = f"mixed_sum: {group}[{i}] has shape {list(x.shape)}"
-                raise UserError(what, f"{[n, wide]} and {[height, width]} pixels at stride {stride}")
-    for i, (stride, skip) in enumerate(zip(edges[::4], edges[1::4], strict=True)):
-        if stride == 2 and skip:
-            raise UserError(f"mixed_sum: edges[{i}] skips at stride 2", "a skip at stride 1")
-    if training and n * height * width == 1:
-        what = f"mixed_sum: one pixel a channel in shape {[n, channels, height, width]}"
-        raise UserError(what, "at least two, for a variance", "use a larger batch, or evaluate with training=False")
-
-
-def _shape(
-    ys: Sequence[Tensor], sources: Sequence[Tensor], edges: Sequence[int], partial: int
-) -> tuple[int, int, int, int]:
-    """[N, C, H', W'] of the node."""
-    first, stride, times = (ys[0], 1, partial) if ys else (sources[0], edges[0], 1)
-    if first.dim() != 4:
-        what = f"mixed_sum: {'ys' if ys else 'sources'}[0] has shape {list(first.shape)}"
-        raise UserError(what, "[N, C, H, W], each at least 1")
-    n, channels, height, width = first.shape
-    return n, channels * times, -(-height // stride), -(-width // stride)
 
 
 def _factors(var: Tensor, pool_var: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -221,8 +160,8 @@ def _mixed_sum(
     eps: float,
     training: bool,
 ) -> Tensor:
-    _check(ys, weights, mean, var, sources, edges, edge_weights, pool_mean, pool_var, bypass, partial, training)
-    out = maps.empty_maps(*_shape(ys, sources, edges, partial), like=(ys or sources)[0])
+    check(ys, weights, mean, var, sources, edges, edge_weights, pool_mean, pool_var, bypass, partial, training)
+    out = maps.empty_maps(*node_shape(ys, sources, edges, partial), like=(ys or sources)[0])
     rstd, _, free_rstd = _factors(var, pool_var, eps)
     scale, free = weights.double()[:, None] * rstd, edge_weights.double()[:, :, None] * free_rstd
     sources = [maps.as_maps(x) for x in sources]
@@ -315,8 +254,8 @@ for _name, _function in ((_NAME, _mixed_sum), (_BACKWARD, _mixed_sum_backward), 
 def _fake(ys: list[Tensor], *given: Any) -> Tensor:
     if given[0].device.type == "meta":  # a prediction of memory wants every allocation, the scratch too
         return _mixed_sum(ys, *given)
-    _check(ys, *given[:-2], *given[-1:])
-    return maps.empty_maps(*_shape(ys, given[3], given[4], given[-3]), like=(ys or given[3])[0])
+    check(ys, *given[:-2], *given[-1:])
+    return maps.empty_maps(*node_shape(ys, given[3], given[4], given[-3]), like=(ys or given[3])[0])
 
 
 @torch.library.register_fake(_BACKWARD)

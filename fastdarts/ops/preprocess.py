@@ -45,6 +45,36 @@ def preprocess(
     var: Tensor | None = None,
     eps: float = 1e-5,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """Project a map by ReLU and a 1x1 convolution and normalise it; at stride 2 by two shifted halves.
+
+    `y = W relu(x)` at stride 1, `y = concat(W_1 relu(x)[::2, ::2], W_2 relu(x)[1::2, 1::2])` at stride 2, zeros
+    outside; `xhat = (y - mean) r`, `r = 1 / sqrt(var + eps)`, with the mean and the biased variance of y over N, H and
+    W, or with the given ones.
+
+    Backward, with `g` the gradient of xhat and M the pixels of y, per channel `G = sum g`, `Q = sum g xhat`:
+    `dy = r (g - G / M - xhat Q / M)`, or `dy = r g` with given statistics; `dx = W^T dy` where `x > 0`, else 0;
+    `dW = sum over pixels of dy relu(x)^T`.
+
+    Args:
+        x: [N, C_in, H, W], float32 | bfloat16 | float64; contiguous, channels_last, or a range of the channels of one.
+        weights: one [C_out, C_in, 1, 1] at stride 1; at stride 2 the two halves', or only the first one's where there
+            is one output channel; the dtype of x.
+        stride: 1 or 2, pixels.
+        mean: [C_out], floating: running statistics, as in evaluation; None for those of the batch.
+        var: [C_out], floating, with mean.
+        eps: added to the variance.
+
+    Returns:
+        (xhat [N, C_out, ceil(H / stride), ceil(W / stride)], the dtype of x, channels_last; mean [C_out], float64; var
+        [C_out], float64, biased). The statistics carry no gradient.
+
+    Raises:
+        ValueError: a shape that does not fit, an empty batch, or one pixel in all, whose variance is not defined.
+        TypeError: another dtype.
+        RuntimeError: a second derivative of the fused op; `use_backend("reference")` has one.
+
+    Source: Liu et al. 2019 (DARTS), appendix A.1.1; quark0/darts `ReLUConvBN` and `FactorizedReduce`.
+    """
     given = {"x": x, **{f"weights[{i}]": weight for i, weight in enumerate(weights)}}
     given |= {name: tensor for name, tensor in (("mean", mean), ("var", var)) if tensor is not None}
     require_tensors("preprocess", given.items())
@@ -54,9 +84,6 @@ def preprocess(
     maps.count_flops()
     out: tuple[Tensor, Tensor, Tensor] = torch.ops.fastdarts.preprocess(x, list(weights), mean, var, stride, eps)
     return out
-
-
-preprocess.__doc__ = _reference.__doc__
 
 
 @constant_when_compiled  # dynamo cannot trace a ContextVar; a compiled function keeps its backend

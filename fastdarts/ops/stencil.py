@@ -17,7 +17,7 @@ from fastdarts.ops._checks import dtype_name
 from fastdarts.ops._engine import computing, launchers
 from fastdarts.ops._records import Conv, StencilBackward, StencilForward
 from fastdarts.ops._stencil_call import empty_ys
-from fastdarts.plan import DILATIONS, SIDES, is_stencil
+from fastdarts.plan._stencils import DILATIONS, SIDES, is_stencil
 from fastdarts.reference.stencil import stencil as _reference
 from fastdarts.reference.stencil import stencil_backward as _reference_backward
 
@@ -48,6 +48,32 @@ def stencil(
     mean: Tensor | None = None,
     rstd: Tensor | None = None,
 ) -> tuple[list[Tensor], Tensor, Tensor]:
+    """The convolutions of a list of sources before their batch norms, with the statistics that those need.
+
+    `y_i = pointwise_i * (depthwise_i * u_s)` with `s = convs[i].source` and `u_s = relu(x_s)`, or, where statistics of
+    the source are given, `u_s = relu((x_s - mean[s]) * rstd[s])`: the second half of a separable convolution.
+    `mean_i` and `var_i` are those of `y_i` as it is stored, over N, H' and W', biased. They carry no gradient: what
+    batch norm adds to the gradient of y is the business of whoever normalises (see `mixed_sum`).
+
+    Args:
+        sources: S maps [N, C, H, W], float32 | bfloat16 | float64, of one N, C, dtype and device; H and W may differ.
+            Maps (`fastdarts.ops.maps`) are read where they lie, anything else is copied to channels_last.
+        convs: T convolutions.
+        depthwise: T weights [C, 1, k, k], floating.
+        pointwise: T weights [C, C, 1, 1], floating.
+        mean: [S, C], floating; with rstd, or None.
+        rstd: [S, C], floating; 1 / sqrt(var + eps).
+
+    Returns:
+        T maps y [N, C, ceil(H / stride), ceil(W / stride)], the sources' dtype, channels_last in the fused op; their
+        means and biased variances, [T, C] each, float64.
+
+    Raises:
+        UserError: (the op) a shape or a device that does not fit, an empty batch, a convolution that does not exist.
+        TypeError: (the op) a dtype or a type that does not fit.
+
+    Source: Liu et al. 2019 (DARTS), section 3.1; Chan, Golub and LeVeque 1979 for how the op adds up moments.
+    """
     for name, tensors in (("sources", sources), ("depthwise", depthwise), ("pointwise", pointwise)):
         for tensor in tensors:
             if not isinstance(tensor, Tensor):
@@ -62,9 +88,6 @@ def stencil(
     maps.count_flops()
     ys, mean_y, var_y = torch.ops.fastdarts.stencil(*given)
     return ys, mean_y, var_y
-
-
-stencil.__doc__ = _reference.__doc__
 
 
 def _numbers(convs: Sequence[Conv]) -> tuple[list[int], list[int], list[int], list[int]]:

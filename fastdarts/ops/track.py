@@ -35,12 +35,28 @@ def track_(
     momentum: float,
     unbiased: float,
 ) -> None:
+    """Move running statistics towards a batch's, as `nn.BatchNorm2d` does in training, in place.
+
+    `mean = (1 - m) * mean + m * batch_mean`, the variance likewise and unbiased; in float64, and rounded once.
+
+    Args:
+        mean: [B, C] or [C], floating; written.
+        var: the same; written.
+        batches: [B] or [], int64, `num_batches_tracked`; written, one more.
+        batch_mean: of mean's shape, float64.
+        batch_var: the same, biased.
+        momentum: m.
+        unbiased: M / (M - 1) for batches of M values a channel.
+
+    Raises:
+        UserError: shapes that differ, or tensors on several devices.
+        TypeError: another dtype.
+
+    Source: Ioffe and Szegedy 2015 (batch normalisation), Algorithm 2.
+    """
     given = {"mean": mean, "var": var, "batches": batches, "batch_mean": batch_mean, "batch_var": batch_var}
     require_tensors("track_", given.items())
     torch.ops.fastdarts.track_(*given.values(), momentum=momentum, unbiased=unbiased)
-
-
-track_.__doc__ = _reference.__doc__
 
 
 def _check(given: Mapping[str, Tensor]) -> None:

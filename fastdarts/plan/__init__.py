@@ -5,74 +5,73 @@ Nothing here imports torch: a plan follows from the space alone, and every backe
 
 from __future__ import annotations
 
+import importlib
+from typing import Any
+
 from fastdarts.plan._build import cell_plan, mixed_op_plan, unsupported
-from fastdarts.plan._calls import Call, Work, calls, cell_input_calls
-from fastdarts.plan._cell import KINDS, PLAIN, Candidate, CellPlan, EdgePlan, Norm, Parameter
+from fastdarts.plan._calls import Work
+from fastdarts.plan._cell import Candidate, CellPlan, EdgePlan
 from fastdarts.plan._cost import Flops, flops, kept_bytes
-from fastdarts.plan._program import Node, NodeBackward, Program, program
-from fastdarts.plan._schedule import (
-    MEMORY,
-    Convolution,
-    InEdge,
-    NodeStage,
-    Plain,
-    PoolMoments,
-    Reduction,
-    Schedule,
-    StencilCall,
-    Term,
-    ValuesStage,
-    kept_rows,
-    schedule,
-)
-from fastdarts.plan._shapes import Map, PlainShapes, PoolShapes, PreprocessShapes, StencilShapes, SumShapes
-from fastdarts.plan._stencils import CUDA_DILATIONS, DILATIONS, SIDES, WIDE_POOLS, WINDOWS, is_stencil
+from fastdarts.plan._program import Program, program
+from fastdarts.plan._schedule import MEMORY, Schedule, schedule
 
 __all__ = [
-    "CUDA_DILATIONS",
-    "DILATIONS",
-    "KINDS",
     "MEMORY",
-    "PLAIN",
-    "SIDES",
-    "WIDE_POOLS",
-    "WINDOWS",
-    "Call",
     "Candidate",
     "CellPlan",
-    "Convolution",
     "EdgePlan",
     "Flops",
-    "InEdge",
-    "Map",
-    "Node",
-    "NodeBackward",
-    "NodeStage",
-    "Norm",
-    "Parameter",
-    "Plain",
-    "PlainShapes",
-    "PoolMoments",
-    "PoolShapes",
-    "PreprocessShapes",
     "Program",
-    "Reduction",
     "Schedule",
-    "StencilCall",
-    "StencilShapes",
-    "SumShapes",
-    "Term",
-    "ValuesStage",
     "Work",
-    "calls",
-    "cell_input_calls",
     "cell_plan",
     "flops",
-    "is_stencil",
     "kept_bytes",
-    "kept_rows",
     "mixed_op_plan",
     "program",
     "schedule",
     "unsupported",
 ]
+
+
+# Importable from here as before, but no promise: what the engine makes of a plan. A renamed one has its new name.
+_BEFORE = {
+    "CUDA_DILATIONS": "_stencils",
+    "DILATIONS": "_stencils",
+    "KINDS": "_cell:CANDIDATE_KINDS",
+    "PLAIN": "_cell",
+    "SIDES": "_stencils",
+    "WIDE_POOLS": "_stencils",
+    "WINDOWS": "_stencils",
+    "Call": "_calls",
+    "Convolution": "_schedule",
+    "InEdge": "_schedule",
+    "Map": "_shapes",
+    "Node": "_program",
+    "NodeBackward": "_program",
+    "NodeStage": "_schedule",
+    "Norm": "_cell",
+    "Parameter": "_cell",
+    "Plain": "_schedule",
+    "PlainShapes": "_shapes",
+    "PoolMoments": "_schedule",
+    "PoolShapes": "_shapes",
+    "PreprocessShapes": "_shapes",
+    "Reduction": "_schedule",
+    "StencilCall": "_schedule",
+    "StencilShapes": "_shapes",
+    "SumShapes": "_shapes",
+    "Term": "_schedule",
+    "ValuesStage": "_schedule",
+    "calls": "_calls",
+    "cell_input_calls": "_calls",
+    "is_stencil": "_stencils",
+    "kept_rows": "_schedule",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _BEFORE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, _, renamed = _BEFORE[name].partition(":")
+    return getattr(importlib.import_module(f"{__name__}.{module}"), renamed or name)

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 from fastdarts.errors import UserError
 from fastdarts.plan._stencils import DILATIONS, SIDES, WIDE_POOLS, WINDOWS
 
-__all__ = ["KINDS", "PLAIN", "Candidate", "CellPlan", "EdgePlan", "Norm", "Parameter"]
+__all__ = ["CANDIDATE_KINDS", "PLAIN", "Candidate", "CellPlan", "EdgePlan", "Norm", "Parameter"]
 
 _FORMAT = "fastdarts-plan/1"
 
 PLAIN = ("dense", "wide_max_pool", "wide_avg_pool")
 """The kinds whose values torch's own kernels compute: ReLU and a dense convolution, and pools wider than 3 pixels."""
-KINDS = ("none", "skip", "max_pool", "avg_pool", "sep", "dil", "reduce", *PLAIN, "noise", "module")
+CANDIDATE_KINDS = ("none", "skip", "max_pool", "avg_pool", "sep", "dil", "reduce", *PLAIN, "noise", "module")
 """The kinds of candidates: `skip` is the identity, `reduce` the skip connection at stride 2, `module` what plain torch
 computed; its map, as that of `noise`, is handed in."""
 
@@ -66,7 +66,7 @@ class Candidate:
     """One operator that runs on an edge.
 
     Args:
-        kind: one of :data:`KINDS`.
+        kind: one of :data:`CANDIDATE_KINDS`.
         column: of the edge's mixing weights.
         kernel: side of the window, pixels; 1 where there is none.
         dilation: pixels between the window's taps.
@@ -81,8 +81,8 @@ class Candidate:
     dilation: int = 1
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise UserError(f"a candidate of kind {self.kind!r}", f"one of {', '.join(KINDS)}")
+        if self.kind not in CANDIDATE_KINDS:
+            raise UserError(f"a candidate of kind {self.kind!r}", f"one of {', '.join(CANDIDATE_KINDS)}")
         _integers(self, "column", 0)
         _integers(self, "kernel", 1)
         _integers(self, "dilation", 1)

@@ -3,7 +3,7 @@
 Pure data with one numbering throughout: states (inputs, then nodes), rows of `plan.norms` (they name the values y and
 the statistics), places in `plan.parameters` and `plan.noises`, and mixing weights flat, [E * width] and a last one that
 is 0. A node's own rows are its terms, then skip, max pool and average pool of each in-edge that is read from its
-source; what an edge has not is there with a weight of 0, and with the statistics of `len(plan.norms)`: mean 0, rstd 1.
+source. One that the edge does not have is there with weight 0 and the statistics of `len(plan.norms)`: mean 0, rstd 1.
 """
 
 from __future__ import annotations

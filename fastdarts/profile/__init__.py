@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-from fastdarts.profile.ledger import Ledger, Share, watched
-from fastdarts.profile.memory import kept_bytes
+import importlib
+from typing import Any
+
+from fastdarts.profile.memory import measure_kept_bytes
 from fastdarts.profile.prediction import Predictor, Usage, largest_batch, measure
 from fastdarts.profile.tracker import Tracker
 from fastdarts.profile.work import supernet_flops
 
 __all__ = [
-    "Ledger",
     "Predictor",
-    "Share",
     "Tracker",
     "Usage",
-    "kept_bytes",
     "largest_batch",
     "measure",
+    "measure_kept_bytes",
     "supernet_flops",
-    "watched",
 ]
+
+
+# Importable from here as before, but no promise. A renamed one has its new name.
+_BEFORE = {
+    "kept_bytes": "memory:measure_kept_bytes",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _BEFORE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, _, renamed = _BEFORE[name].partition(":")
+    return getattr(importlib.import_module(f"{__name__}.{module}"), renamed or name)

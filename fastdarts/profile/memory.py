@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-__all__ = ["kept_bytes"]
+__all__ = ["measure_kept_bytes"]
 
 
-def kept_bytes(forward: Callable[[], Tensor], given: Iterable[Tensor] = ()) -> int:
+def measure_kept_bytes(forward: Callable[[], Tensor], given: Iterable[Tensor] = ()) -> int:
     """Bytes of all tensors that the graph of one forward pass keeps for the backward pass.
 
     Each storage counts once, however many operations keep it or a view of it; what exists without the pass
@@ -27,7 +27,7 @@ def kept_bytes(forward: Callable[[], Tensor], given: Iterable[Tensor] = ()) -> i
     Example:
         >>> with torch.device("meta"):
         ...     model, images = Supernet(space("darts")), torch.empty(64, 3, 32, 32)
-        >>> kept_bytes(lambda: model(images), model.parameters())      # 8.03 GB
+        >>> measure_kept_bytes(lambda: model(images), model.parameters())      # 8.03 GB
     """
     outside = {_storage(tensor) for tensor in given}
     kept: dict[int, int] = {}
@@ -48,3 +48,6 @@ def kept_bytes(forward: Callable[[], Tensor], given: Iterable[Tensor] = ()) -> i
 def _storage(tensor: Tensor) -> int:
     address: int = tensor.untyped_storage()._cdata
     return address
+
+
+kept_bytes = measure_kept_bytes  # the name of before

@@ -7,10 +7,12 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Norm", "batch_norm"]
+__all__ = ["NormFunction", "batch_norm"]
 
-# What follows a convolution or a pool: `batch_norm` here, a batch-norm module with its running statistics in nn.
-Norm = Callable[[Tensor], Tensor]
+NormFunction = Callable[[Tensor], Tensor]
+"""What follows a convolution or a pool: `batch_norm` here, a batch-norm module with its running statistics in nn."""
+
+Norm = NormFunction  # the name of before
 
 
 def batch_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, *, eps: float = 1e-5) -> Tensor:

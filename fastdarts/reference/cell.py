@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastdarts.reference.batch_norm import Norm, batch_norm
+from fastdarts.reference.batch_norm import NormFunction, batch_norm
 from fastdarts.reference.convolution import dil_conv, relu_conv_bn, sep_conv
 from fastdarts.reference.factorised_reduce import factorised_reduce
 from fastdarts.reference.mixed_sum import weighted_sum
@@ -159,7 +159,12 @@ def _mix(
 
 
 def _run(
-    x: Tensor, candidate: Candidate, stride: int, parameters: Iterator[Tensor], noise: Iterator[Tensor], norm: Norm
+    x: Tensor,
+    candidate: Candidate,
+    stride: int,
+    parameters: Iterator[Tensor],
+    noise: Iterator[Tensor],
+    norm: NormFunction,
 ) -> Tensor:
     match candidate.kind:
         case "none":

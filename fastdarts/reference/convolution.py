@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastdarts.reference.batch_norm import Norm, batch_norm
+from fastdarts.reference.batch_norm import NormFunction, batch_norm
 
 __all__ = ["conv_7x1_1x7", "dil_conv", "relu_conv_bn", "sep_conv"]
 
 
 def relu_conv_bn(
-    x: Tensor, weight: Tensor, *, stride: int = 1, padding: int | None = None, norm: Norm = batch_norm
+    x: Tensor, weight: Tensor, *, stride: int = 1, padding: int | None = None, norm: NormFunction = batch_norm
 ) -> Tensor:
     """ReLU, one dense convolution, batch norm: a cell's preprocessing.
 
@@ -41,7 +41,7 @@ def dil_conv(
     stride: int = 1,
     dilation: int = 2,
     padding: int | None = None,
-    norm: Norm = batch_norm,
+    norm: NormFunction = batch_norm,
 ) -> Tensor:
     """ReLU, a (dilated) depthwise convolution, a pointwise convolution, batch norm.
 
@@ -75,8 +75,8 @@ def sep_conv(
     *,
     stride: int = 1,
     padding: int | None = None,
-    norm_1: Norm = batch_norm,
-    norm_2: Norm = batch_norm,
+    norm_1: NormFunction = batch_norm,
+    norm_2: NormFunction = batch_norm,
 ) -> Tensor:
     """A depthwise separable convolution applied twice, the stride in the first half.
 
@@ -102,7 +102,7 @@ def sep_conv(
     return dil_conv(u, depthwise_2, pointwise_2, stride=1, dilation=1, padding=padding, norm=norm_2)
 
 
-def conv_7x1_1x7(x: Tensor, row: Tensor, column: Tensor, *, stride: int = 1, norm: Norm = batch_norm) -> Tensor:
+def conv_7x1_1x7(x: Tensor, row: Tensor, column: Tensor, *, stride: int = 1, norm: NormFunction = batch_norm) -> Tensor:
     """ReLU, a convolution along rows, one along columns, batch norm.
 
     `y = norm(column * (row * relu(x)))`

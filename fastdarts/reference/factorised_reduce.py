@@ -6,12 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastdarts.reference.batch_norm import Norm, batch_norm
+from fastdarts.reference.batch_norm import NormFunction, batch_norm
 
 __all__ = ["factorised_reduce"]
 
 
-def factorised_reduce(x: Tensor, weight_1: Tensor, weight_2: Tensor | None, *, norm: Norm = batch_norm) -> Tensor:
+def factorised_reduce(
+    x: Tensor, weight_1: Tensor, weight_2: Tensor | None, *, norm: NormFunction = batch_norm
+) -> Tensor:
     """Halve the map by two pointwise convolutions of stride 2, the second on the map shifted by one pixel.
 
     `y = norm(concat(weight_1 * relu(x)[::2, ::2], weight_2 * relu(x)[1::2, 1::2]))`, the shifted map filled with zeros

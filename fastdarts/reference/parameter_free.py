@@ -6,12 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastdarts.reference.batch_norm import Norm
+from fastdarts.reference.batch_norm import NormFunction
 
 __all__ = ["avg_pool", "max_pool", "noise", "zero"]
 
 
-def max_pool(x: Tensor, *, kernel: int = 3, stride: int = 1, norm: Norm | None = None) -> Tensor:
+def max_pool(x: Tensor, *, kernel: int = 3, stride: int = 1, norm: NormFunction | None = None) -> Tensor:
     """The largest value of each window inside the image, then batch norm in the search.
 
     Args:
@@ -29,7 +29,7 @@ def max_pool(x: Tensor, *, kernel: int = 3, stride: int = 1, norm: Norm | None =
     return pooled if norm is None else norm(pooled)
 
 
-def avg_pool(x: Tensor, *, kernel: int = 3, stride: int = 1, norm: Norm | None = None) -> Tensor:
+def avg_pool(x: Tensor, *, kernel: int = 3, stride: int = 1, norm: NormFunction | None = None) -> Tensor:
     """The mean of each window's pixels inside the image, then batch norm in the search.
 
     Args:

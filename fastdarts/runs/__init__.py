@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+from typing import Any
+
 from fastdarts.runs.checkpoints import Checkpoint
 from fastdarts.runs.error import CheckpointError
 from fastdarts.runs.folder import RunFolder
 from fastdarts.runs.generators import generators_state, restore_generators
 from fastdarts.runs.lock import is_locked
-from fastdarts.runs.packing import pack, unpack
 
 __all__ = [
     "Checkpoint",
@@ -15,7 +17,19 @@ __all__ = [
     "RunFolder",
     "generators_state",
     "is_locked",
-    "pack",
     "restore_generators",
-    "unpack",
 ]
+
+
+# Importable from here as before, but no promise: how a checkpoint's values are kept.
+_BEFORE = {
+    "pack": "packing",
+    "unpack": "packing",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _BEFORE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, _, renamed = _BEFORE[name].partition(":")
+    return getattr(importlib.import_module(f"{__name__}.{module}"), renamed or name)

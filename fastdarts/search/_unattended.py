@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastdarts.hypergradient import EXACT, NoGenerators, Passes
+from fastdarts.hypergradient import EXACT
+from fastdarts.hypergradient._passes import NoGenerators, Passes
 from fastdarts.nn import Supernet
 from fastdarts.search._flat import FlatAdam, FlatParameters, FlatSGD
 from fastdarts.search.choices import Perturbation, Relaxation

@@ -35,8 +35,8 @@ __all__ = [
     "StrongestEdges",
 ]
 
-# Keyword arguments of `Supernet.forward`: `weights`, `edge_weights`, and `active` where only some operators run.
 Mixing = dict[str, Any]
+"""Keyword arguments of `Supernet.forward`: `weights`, `edge_weights`, and `active` where only some operators run."""
 
 
 class Relaxation:
@@ -46,11 +46,18 @@ class Relaxation:
         draws: whether a pass draws random numbers.
         asks_host: whether it looks at values on the host to decide what runs, so that no CUDA graph can hold the step.
         learns: whether the alphas learn; where they do not, no step of theirs is made.
+        moves_drawn: whether the weights of operators that a pass did not run stay as they are, where otherwise momentum
+            and weight decay move them; only where every pass has ``active``.
+        by_edge: whether every edge's alphas are a parameter of their own, which some updates leave out (``skipped``).
+        exponentiated: whether the alphas move by exponentiated gradients of their softmax, and not by Adam.
     """
 
     draws = False
     asks_host = False
     learns = True
+    moves_drawn = False
+    by_edge = False
+    exponentiated = False
 
     def __call__(self, model: Supernet, progress: float | Tensor) -> Mixing:
         """The arguments of one forward pass, differentiable by the alphas. Called anew for every pass.
@@ -69,6 +76,14 @@ class Relaxation:
     def evaluated(self, model: Supernet) -> Mixing:
         """What a validation pass runs."""
         return self.still(model)
+
+    def skipped(self, model: Supernet) -> list[list[bool]]:
+        """For each of the alphas, and of the betas, which edges have no gradient now; asked where ``by_edge``."""
+        return [[False] * len(each) for each in model.arch_parameters()]
+
+    def penalty(self, model: Supernet, progress: float | Tensor) -> Tensor | None:
+        """What is added to the loss that the alphas descend, a scalar differentiable by them; None for nothing."""
+        return None
 
     def learned(self, model: Supernet) -> None:
         """Called after every update of the alphas, which may be corrected here in place."""
@@ -119,6 +134,7 @@ class Stage:
         index: 0 for the first stage of a run.
         after: epochs that are planned after this stage.
         skip_dropout: probability at which the stage's dropout of skip connections starts.
+        wider: channels that its first cells have more than the search's.
     """
 
     start: int
@@ -128,6 +144,7 @@ class Stage:
     index: int = 0
     after: int = 0
     skip_dropout: float = 0.0
+    wider: int = 0
 
     @property
     def end(self) -> int:
@@ -183,12 +200,26 @@ class Derivation:
         """
         return None
 
+    def others(self, finished: Finished) -> dict[str, Genotype]:
+        """Further genotypes that the search could have ended with, by what tells them apart."""
+        return {}
+
 
 class StrongestEdges(Derivation):
-    """quark0's rule: :func:`fastdarts.spaces.derive`."""
+    """quark0's rule, or another of :func:`fastdarts.spaces.derive`.
+
+    Args:
+        rule: its name.
+    """
+
+    rule = "darts"
+
+    def __init__(self, rule: str = "darts") -> None:
+        self.rule = rule
 
     def __call__(self, space: Space, mixing: Mixing, layers: int) -> Genotype:
-        return derive(space, mixing["weights"], layers=layers, edge_weights=mixing.get("edge_weights"))
+        edge_weights = mixing.get("edge_weights")
+        return derive(space, mixing["weights"], layers=layers, edge_weights=edge_weights, rule=self.rule)
 
 
 @dataclass(frozen=True)
@@ -235,7 +266,13 @@ class Begin(Action):
 
 @dataclass(frozen=True)
 class Rewire(Action):
-    """What a pass runs has changed, so that a recorded step no longer holds."""
+    """What a pass runs has changed, so that a recorded step no longer holds, and the epoch's genotype is derived anew.
+
+    Args:
+        larger_batch: images a batch has more from here on.
+    """
+
+    larger_batch: int = 0
 
 
 @dataclass
@@ -315,6 +352,7 @@ class Choices:
         first: makes the first stage of the one over all epochs, and refuses a space that it cannot search; None where
             the search has one stage.
         skip_dropout: probability of dropping an element after a skip connection, by stage and epoch of the stage.
+        check: refuses a search that would not come to its end, given its first stage.
     """
 
     relaxation: Relaxation = field(default_factory=Softmax)
@@ -323,3 +361,4 @@ class Choices:
     derivation: Derivation = field(default_factory=StrongestEdges)
     first: Callable[[Stage], Stage] | None = None
     skip_dropout: Callable[[Stage, int], float] | None = None
+    check: Callable[[Stage], None] | None = None

@@ -16,13 +16,24 @@ __all__ = ["EIGENVALUE", "GRAPH", "SearchConfig", "check_fields", "config_from_j
 
 GRAPH = ("auto", "off")
 EIGENVALUE = ("auto", "exact", "lanczos")
+SELECT = ("weights", "perturbation", "sampled")
+COST = ("none", "parameters", "multiply-adds", "accesses", "resources")
+COST_FORMS = ("add", "multiply")
+# Fields that came after runs were written without them, which still open and go on as they began.
+_LATER = frozenset(
+    {
+        *("held_out", "split_by_class", "drop_last", "warmup_above", "waiting_epochs", "waiting_lr", "lr_by_step"),
+        *("select", "select_tune_epochs", "cost", "cost_form", "cost_weight", "cost_target"),
+        *("alpha_mean", "arch_every", "arch_augmented", "label_smoothing", "drop_path_constant", "batch_statistics"),
+    }
+)
 # No machine runs more; what is larger was mistyped, and would ask for memory or threads before it fails.
 _LARGEST = {"channels": 2**16, "layers": 2**12, "batch_size": 2**20, "threads": 2**12, "crop": 2**16, "cutout": 2**16}
 
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """The hyper-parameters of one search; the defaults are DARTS' (facts: Liu et al. 2019, section 3.1).
+    """The hyper-parameters of one search; the defaults are DARTS' (Liu et al. 2019, section 3.1).
 
     Build it with :func:`fastdarts.search.configure`, which fills in the published values of the method and the
     small ones of the shipped data set.
@@ -45,26 +56,45 @@ class SearchConfig:
         eta: amending coefficient (amended kinds only).
         one_level: alphas and weights both learn on the whole training set (DARTS, section 3.3).
         arch_start_epoch: first epoch of a stage in which the alphas learn (PC-DARTS: 15); below ``epochs``.
+        held_out: share of the training set that a one-level search learns from at neither level, so that what it calls
+            validation is none of its training; 0: it validates on images it learnt from, and says so.
         train_portion: share of the training set that trains weights; the rest trains alphas.
+        split_by_class: part every class in these shares, not the whole set (PC-DARTS on ImageNet).
+        drop_last: leave out a pass' last batch where it is smaller than the others. Most authors keep it.
         lr, lr_min: learning rate of the weights, cosine from the one to the other over a stage's epochs.
-        warmup_epochs: first epochs, in which the learning rate rises linearly to its value.
+        warmup_epochs: first epochs, in which the learning rate rises linearly to its value, where a batch has more
+            than ``warmup_above`` images.
+        waiting_epochs, waiting_lr: first epochs with a cosine of their own, from waiting_lr to 0, after which the
+            other one begins over the epochs left (ProxylessNAS); 0 for none.
+        lr_by_step: the cosine falls at every step, not after every epoch.
         momentum, nesterov, weight_decay, grad_clip: of the weights' SGD; ``grad_clip`` is the largest norm, 0 for none.
         arch_lr, arch_beta1, arch_beta2, arch_weight_decay: of the alphas' Adam; ``arch_grad_clip``: the largest norm of
             their gradient, 0 for none.
-        alpha_scale: alphas and betas start as alpha_scale * normal(0, 1).
+        alpha_scale, alpha_mean: alphas start as alpha_mean + alpha_scale * normal(0, 1), betas without the mean.
+        arch_every: steps of the weights to one of the alphas, which is the last of them.
+        arch_augmented: whether the images that alphas learn from are augmented.
+        label_smoothing: of the weight level's loss.
         weights_first: the weights learn before the alphas in a step (GDAS).
         channel_sampling: with ``partial``, other channels are mixed at every step instead of the first ones.
         crop: pixels of zero padding before a random crop; ``flip``: mirror half of the images;
             ``cutout``: side in pixels of the square that is set to zero, 0 for none.
         auxiliary: weight of an auxiliary head's loss at the weight level, 0 for no head.
         dropout: probability of dropping a feature before the classifier.
-        drop_path: largest probability of dropping a path of an image; it rises linearly over a stage.
+        drop_path: largest probability of dropping a path of an image; it rises linearly over a stage, or is the same
+            throughout with ``drop_path_constant`` (SNAS).
         ramp: whether cutout's probability rises as drop-path's does: both by e / (E - 1), from 0 to their value
             (RobustDARTS). Else drop-path's rises by e / E (DARTS' evaluation) and cutout is always there.
+        batch_statistics: validate with each batch's own mean and variance (ProxylessNAS), not the running ones.
         eigenvalue_every: epochs between measurements of the dominant eigenvalue of the validation loss's Hessian by the
             alphas, 0 for none; ``eigenvalue``: ``exact``, ``lanczos``, or ``auto`` by the number of alphas.
         restart_after: epochs with one genotype after which the search starts anew (Bingham), 0 for never.
         options: the method's own settings, all of them, by name.
+        select: how the genotype is selected in the end: ``weights``, by the method's rule; ``perturbation``, by what
+            the supernet loses without an operator (DARTS-PT), tuned for ``select_tune_epochs`` between decisions;
+            ``sampled``, the best of 1000 random ones by the weights that they share (Li and Talwalkar).
+        cost: a penalty on what the architecture costs, at the level of the alphas: ``none``, ``parameters``,
+            ``multiply-adds``, ``accesses`` or ``resources`` (:mod:`fastdarts.search.cost`); ``cost_form`` ``add`` or
+            ``multiply``; ``cost_weight``, ``cost_target``: its strength, and the cost that is wished for (0: none).
         check_hypergradient: epochs at whose start the finite-difference hypergradient is compared with the
             exact one (one step each).
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
@@ -94,10 +124,17 @@ class SearchConfig:
     eta: float = 0.1
     one_level: bool = False
     arch_start_epoch: int = 0
+    held_out: float = 0.0
     train_portion: float = 0.5
+    split_by_class: bool = False
+    drop_last: bool = True
     lr: float = 0.025
     lr_min: float = 0.001
     warmup_epochs: int = 0
+    warmup_above: int = 0
+    waiting_epochs: int = 0
+    waiting_lr: float = 0.0
+    lr_by_step: bool = False
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 3e-4
@@ -108,6 +145,10 @@ class SearchConfig:
     arch_weight_decay: float = 1e-3
     arch_grad_clip: float = 0.0
     alpha_scale: float = 1e-3
+    alpha_mean: float = 0.0
+    arch_every: int = 1
+    arch_augmented: bool = True
+    label_smoothing: float = 0.0
     weights_first: bool = False
     channel_sampling: bool = False
     crop: int = 0
@@ -116,10 +157,18 @@ class SearchConfig:
     auxiliary: float = 0.0
     dropout: float = 0.0
     drop_path: float = 0.0
+    drop_path_constant: bool = False
     ramp: bool = False
+    batch_statistics: bool = False
     eigenvalue_every: int = 0
     eigenvalue: str = "auto"
     restart_after: int = 0
+    select: str = "weights"
+    select_tune_epochs: int = 10
+    cost: str = "none"
+    cost_form: str = "add"
+    cost_weight: float = 0.0
+    cost_target: float = 0.0
     options: Mapping[str, Any] = field(default_factory=dict)
     check_hypergradient: tuple[int, ...] = ()
     device: str = "auto"
@@ -132,19 +181,24 @@ class SearchConfig:
     def __post_init__(self) -> None:
         check_fields(
             self,
-            at_least_one=("epochs", "batch_size", "channels", "layers", "partial", "save_every"),
+            at_least_one=("epochs", "batch_size", "channels", "layers", "partial", "save_every", "arch_every"),
             not_negative=(
                 *("seed", "arch_start_epoch", "crop", "cutout", "lr", "lr_min", "weight_decay", "grad_clip"),
                 *("arch_lr", "arch_weight_decay", "arch_grad_clip", "alpha_scale", "eta", "threads"),
-                *("warmup_epochs", "auxiliary", "eigenvalue_every", "restart_after"),
+                *("warmup_epochs", "warmup_above", "waiting_epochs", "waiting_lr"),
+                *("auxiliary", "eigenvalue_every", "restart_after", "cost_weight", "cost_target"),
+                "select_tune_epochs",
             ),
-            fractions=("momentum", "arch_beta1", "arch_beta2", "dropout", "drop_path"),
+            fractions=(
+                *("momentum", "arch_beta1", "arch_beta2", "dropout", "drop_path", "held_out", "label_smoothing"),
+            ),
         )
         if self.arch_start_epoch >= self.epochs:
             raise UserError(
                 f"arch_start_epoch is {self.arch_start_epoch} with {self.epochs} epochs: the alphas would never learn",
                 f"from 0 to {self.epochs - 1}",
             )
+        self._check_together()
         if not 0.0 < self.train_portion < 1.0:
             raise UserError(f"train_portion is {self.train_portion}", "a number between 0 and 1, both excluded")
         if not self.epsilon > 0.0:
@@ -179,6 +233,34 @@ class SearchConfig:
         if late:
             raise UserError(f"check_hypergradient names epoch {late[0]!r}", f"epochs from 0 to {self.epochs - 1}")
 
+    def _check_together(self) -> None:
+        """Refuse settings of which one leaves the other without a meaning."""
+        if self.waiting_epochs and self.waiting_epochs >= self.epochs:
+            raise UserError(f"waiting_epochs is {self.waiting_epochs} with {self.epochs} epochs", "fewer than these")
+        if self.waiting_epochs and self.warmup_epochs:
+            raise UserError("waiting_epochs and warmup_epochs", "one of them: both are how the learning rate begins")
+        if self.held_out and not self.one_level:
+            raise UserError(
+                f"held_out is {self.held_out} in a search of two levels", "0", "train_portion parts its two levels"
+            )
+        if self.one_level and not self.arch_augmented:
+            raise UserError("arch_augmented false with one level", "arch_augmented true", "both learn from one batch")
+        named = (("cost", self.cost, COST), ("cost_form", self.cost_form, COST_FORMS), ("select", self.select, SELECT))
+        for name, value, known in named:
+            if value not in known:
+                raise UserError(f"{name} is {value!r}", f"one of {', '.join(known)}")
+        if (self.cost == "none") is not (self.cost_weight == 0.0):
+            raise UserError(f"cost {self.cost!r} with cost_weight {self.cost_weight}", "both, or neither")
+        if self.cost_form == "multiply" and not self.cost_target > 1.0:
+            raise UserError(f"cost_form 'multiply' with cost_target {self.cost_target}", "a target above 1")
+        if self.drop_path_constant and self.ramp:
+            raise UserError("drop_path_constant with ramp", "one of them")
+
+    @property
+    def tuned_epochs(self) -> int:
+        """Epochs of tuning between two decisions of the selection, 0 where it makes none."""
+        return self.select_tune_epochs if self.select == "perturbation" else 0
+
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values."""
         options = {name: list(value) if isinstance(value, tuple) else value for name, value in self.options.items()}
@@ -186,8 +268,12 @@ class SearchConfig:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> SearchConfig:
-        """Inverse of :meth:`to_json`; unknown and missing fields are refused."""
-        values = dict(values)
+        """Inverse of :meth:`to_json`; unknown and missing fields are refused.
+
+        Fields that came later may be missing: their defaults are what was done before there was a choice.
+        """
+        later: dict[str, Any] = {each.name: each.default for each in dataclasses.fields(cls) if each.name in _LATER}
+        values = later | dict(values)
         if isinstance(values.get("check_hypergradient"), list):
             values["check_hypergradient"] = tuple(values["check_hypergradient"])
         if isinstance(values.get("options"), Mapping):

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from fastdarts._backend import use_backend
 from fastdarts.errors import UserError
-from fastdarts.hypergradient import GeneratorStates, ModuleStates, second_derivative, slope_of
+from fastdarts.hypergradient._kinds import second_derivative, slope_of
+from fastdarts.hypergradient._passes import GeneratorStates, ModuleStates
 
 if TYPE_CHECKING:
     from fastdarts.nn import Supernet

@@ -16,7 +16,7 @@ __all__ = ["Return", "planned_epochs", "returned", "set_aside"]
 _Config = TypeVar("_Config")
 
 # What a run ends with; of an extended run it would be taken for the new end's.
-_TEXTS = ("result.json", "retrain.json", "comparison.json", "genotype.json")
+_TEXTS = ("result.json", "retrain.json", "comparison.json", "genotype.json", "others.json")
 _OTHERS = ("genotype.txt", "genotype.svg", "genotype.png", "report.html")
 
 

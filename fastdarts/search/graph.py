@@ -154,6 +154,8 @@ def obstacle(step: SearchStep) -> str:
     for name, choice in (("relaxation", step.relaxation), ("perturbation", step.perturbation)):
         if choice is not None and choice.asks_host:
             return f"the {name} of {config.method!r} decides on the host"
+    if step.relaxation.exponentiated:
+        return "exponentiated gradients have no kernel"
     if config.nesterov:
         return "nesterov momentum has no kernel"
     # Drop-path begins at 0, where the model does not draw yet.

@@ -12,7 +12,7 @@ from torch import Tensor
 from fastdarts.errors import UserError
 from fastdarts.nn import Supernet
 from fastdarts.nn.fused import constant
-from fastdarts.search.choices import Action, Derivation, EpochEnd, Guard, Mixing, Relaxation, Rewire
+from fastdarts.search.choices import Action, Derivation, EpochEnd, Guard, Mixing, Relaxation, Rewire, Stage
 from fastdarts.spaces import CellGenotype, CellSpace, Genotype, Space
 
 __all__ = ["Decisions", "GreedyDecisions", "GreedyDerivation", "GreedyRelaxation", "scores"]
@@ -48,14 +48,19 @@ class Decisions:
 class GreedyRelaxation(Relaxation):
     """Softmax where an edge is undecided; a decided edge runs its operator with weight 1, a pruned one does not run.
 
+    The alphas of an edge that is decided or pruned stay as they are: Adam's moments and weight decay would go on.
+
     Source: Li et al. 2020 (SGAS), section 3 and Algorithm 1.
     """
 
     def __init__(self, decisions: Decisions) -> None:
         self.decisions = decisions
+        # Between a pass and the update that follows it, so never part of a checkpoint.
+        self._before: dict[str, Tensor] = {}
 
     def __call__(self, model: Supernet, progress: float | Tensor) -> Mixing:
         mixing = self.still(model)
+        self._before = {key: model.arch.alphas[key].detach().clone() for key in self.decisions.chosen}
         if self.decisions.chosen:
             # Exactly what is left runs: neither what an edge lost nor a pruned edge costs anything.
             mixing["active"] = {key: self._active(model, key) for key in mixing["weights"]}
@@ -67,6 +72,14 @@ class GreedyRelaxation(Relaxation):
 
     def evaluated(self, model: Supernet) -> Mixing:
         return self(model, 1.0)
+
+    @torch.no_grad()
+    def learned(self, model: Supernet) -> None:
+        """Put back the alphas of the edges that learn no more."""
+        for key, before in self._before.items():
+            alphas = model.arch.alphas[key]
+            learning = tuple((edge == UNDECIDED,) for edge in self.decisions.chosen[key])
+            alphas.copy_(torch.where(constant(learning, alphas.device), alphas, before))
 
     def _decided(self, key: str, rows: Tensor) -> Tensor:
         chosen = self.decisions.chosen.get(key)
@@ -98,19 +111,27 @@ class GreedyDecisions(Guard):
         decide_every: epochs between decisions; 5.
         criterion: 1, importance and certainty; or 2, stability too.
         history: epochs over which stability is averaged; 4.
+        batch_increase: images that a batch has more after every epoch with a decision, as the memory allows then; 8.
 
     Raises:
-        UserError: a negative epoch, an interval or history below 1, an unknown criterion.
+        UserError: a negative epoch or increase, an interval or history below 1, an unknown criterion.
 
-    Source: Li et al. 2020 (SGAS), section 3 and Algorithm 1; the authors' settings for CIFAR-10. Their batches also
-    grow by 8 images with every decision, which the memory then allows: not here.
+    Source: Li et al. 2020 (SGAS), section 3 and Algorithm 1; the authors' settings for CIFAR-10.
     """
 
     def __init__(
-        self, decisions: Decisions, *, decide_from: int = 9, decide_every: int = 5, criterion: int = 1, history: int = 4
+        self,
+        decisions: Decisions,
+        *,
+        decide_from: int = 9,
+        decide_every: int = 5,
+        criterion: int = 1,
+        history: int = 4,
+        batch_increase: int = 8,
     ) -> None:
         for name, value, least in (
             ("decide_from", decide_from, 0),
+            ("batch_increase", batch_increase, 0),
             ("decide_every", decide_every, 1),
             ("history", history, 1),
         ):
@@ -120,6 +141,7 @@ class GreedyDecisions(Guard):
             raise UserError(f"criterion is {criterion}", "1 (importance, certainty) or 2 (stability too)")
         self.decisions, self.criterion = decisions, criterion
         self.decide_from, self.decide_every, self.history = decide_from, decide_every, history
+        self.batch_increase = batch_increase
         # Rows of mixing weights by architecture: those of the last epochs, the newest last, and those decided on.
         self._past: dict[str, list[Tensor]] = {}
         self._frozen: dict[str, Tensor] = {}
@@ -139,7 +161,25 @@ class GreedyDecisions(Guard):
         )
         if end.last and open_edges:
             end.note(f"SGAS: {open_edges} edges are undecided after the last epoch; their importance decides")
-        return Rewire("SGAS: " + "; ".join(made)) if made else None
+        return Rewire("SGAS: " + "; ".join(made), self.batch_increase) if made else None
+
+    def check(self, stage: Stage) -> None:
+        """Refuse a search that ends before its last edge is decided.
+
+        Raises:
+            UserError: naming the epochs that it takes.
+        """
+        space, layers = stage.space, stage.layers
+        cells = {key: space.cell(key, layers) for key in space.arch_keys(layers)}
+        most = max(sum(_kept(cell, node, space.keep) for node in cell.states) for cell in cells.values())
+        epochs = self.decide_from + self.decide_every * (most - 1) + 1
+        if stage.epochs < epochs:
+            raise UserError(
+                f"{stage.epochs} epochs with decide_from {self.decide_from} and decide_every {self.decide_every}: the "
+                f"{most} decisions of a cell end after epoch {epochs}",
+                f"at least {epochs} epochs, of which the authors add 5",
+                "set a smaller decide_every, or decide_all=false to leave the rest to importance",
+            )
 
     def _rows(self, key: str, cell: CellSpace, rows: Tensor) -> Tensor:
         open_edges = torch.tensor(self.decisions.of(key, len(cell.edges))) == UNDECIDED
@@ -194,7 +234,7 @@ class GreedyDerivation(Derivation):
     ) -> tuple[tuple[str, int], ...]:
         chosen, edges = self.decisions.of(key, len(cell.edges)), cell.into(node)
         decided = [edge for edge in edges if chosen[edge] >= 0]
-        lacking = (len(edges) if keep is None else min(keep, len(edges))) - len(decided)
+        lacking = _kept(cell, node, keep) - len(decided)
         importance = _importance(cell, rows).tolist()
         undecided = [edge for edge in edges if chosen[edge] == UNDECIDED]
         taken = sorted(undecided, key=lambda edge: -importance[edge])[:lacking]
@@ -203,6 +243,11 @@ class GreedyDerivation(Derivation):
             column = chosen[edge] if chosen[edge] >= 0 else _strongest(cell, edge, rows[edge].tolist())
             pairs.append((cell.edges[edge].primitives[column], cell.edges[edge].source))
         return tuple(pairs)
+
+
+def _kept(cell: CellSpace, node: int, keep: int | None) -> int:
+    edges = len(cell.into(node))
+    return edges if keep is None else min(keep, edges)
 
 
 def scores(cell: CellSpace, rows: Tensor, past: Sequence[Tensor] | None = None) -> Tensor:

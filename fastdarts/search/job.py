@@ -2,99 +2,42 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
-from fastdarts.data import Augmentation, Batches, ImageSet, split_levels
+from fastdarts.data import Augmentation, Batches, ImageSet
 from fastdarts.errors import UserError
 from fastdarts.runs import Checkpoint, RunFolder
-from fastdarts.search.choices import Action, Begin, EpochEnd, Finished, Rewire, Rollback, Stage, Stop
+from fastdarts.search.choices import Action, Begin, EpochEnd, Finished, Mixing, Rewire, Rollback, Stage, Stop
 from fastdarts.search.config import SearchConfig
+from fastdarts.search.cost import Cost
 from fastdarts.search.curvature import measure
 from fastdarts.search.divergence import WORST, check_losses
 from fastdarts.search.environment import reproducible, resolve_device, seed_everything
 from fastdarts.search.figures import check_batch, count_parameters, entropy
 from fastdarts.search.foresight import check_cells, foresee
 from fastdarts.search.graph import new_recorder, new_step
-from fastdarts.search.interrupt import stoppable
+from fastdarts.search.interrupt import stop_on_signal, stoppable
+from fastdarts.search.levels import ON_TRAINING, part_levels, smallest_batch
 from fastdarts.search.methods import compose
 from fastdarts.search.network import build_supernet
 from fastdarts.search.progress import Progress
+from fastdarts.search.projection import check_tuning, project
+from fastdarts.search.result import SearchResult
 from fastdarts.search.runner import run_job
 from fastdarts.search.schedule import Rates, learning_rate, rates
+from fastdarts.search.selection import SharedWeights
 from fastdarts.search.snapshots import Snapshots
 from fastdarts.search.stepper import Evaluation, Stepper
 from fastdarts.spaces import Genotype, Space, space
 
 if TYPE_CHECKING:
-    from fastdarts.report.run import Drawing
+    pass
 
-__all__ = ["SearchJob", "SearchResult"]
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """What a search ends with.
-
-    Args:
-        genotype: the one derived after the last epoch, or after the one that a guard chose, or by a final selection.
-        valid_loss, valid_accuracy: of the supernet on the architecture level's images, after that epoch.
-        epoch: that epoch of the run.
-        epochs: epochs searched.
-        seconds: time spent searching, over all resumptions.
-        path: the run folder.
-    """
-
-    genotype: Genotype
-    valid_loss: float
-    valid_accuracy: float
-    epoch: int
-    epochs: int
-    seconds: float
-    path: Path
-
-    def report(self) -> Path:
-        """Write ``report.html`` into the run folder, and return its path."""
-        from fastdarts.report import write_report
-
-        return write_report(self.path)
-
-    def plot(self, what: str = "cells", path: str | os.PathLike[str] | None = None) -> Drawing:
-        """Draw the found cells, or how the search went; a notebook shows the result as a picture.
-
-        Args:
-            what: ``cells``, ``curves`` (losses and accuracies by epoch) or ``counts`` (skips, parameters, entropy).
-            path: an SVG file to write it to.
-
-        Returns:
-            SVG.
-
-        Raises:
-            UserError: for another ``what``, or if the file cannot be written.
-        """
-        from fastdarts.report.run import plot_run
-
-        return plot_run(self.path, what, path)
-
-    def to_json(self) -> dict[str, Any]:
-        """The fields as JSON values; ``text`` is the genotype's own text."""
-        values = dict(vars(self)) | {"genotype": self.genotype.to_json(), "path": str(self.path)}
-        return values | {"text": self.genotype.text()}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any], path: Path) -> SearchResult:
-        """Inverse of :meth:`to_json`; the run folder is where it lies now."""
-        needed: dict[str, Any] = {each.name: values.get(each.name) for each in fields(cls)}
-        missing = [name for name, value in needed.items() if value is None]
-        if missing:
-            raise UserError(f"{path / 'result.json'} has no {missing[0]}", "what a finished search writes")
-        return cls(**(needed | {"genotype": Genotype.from_json(values["genotype"]), "path": path}))
+__all__ = ["SearchJob"]
 
 
 class SearchJob:
@@ -116,13 +59,11 @@ class SearchJob:
         self.space = search_space or space(config.space)
         self.device = resolve_device(config.device)
         self.choices = compose(config)
-        weight_level, arch_level = split_levels(len(images.labels), config.train_portion, config.seed)
-        if config.one_level:
-            weight_level = torch.cat([weight_level, arch_level])
+        weight_level, arch_level = part_levels(config, images)
         levels = {"weight": weight_level, "architecture": arch_level}
-        augmentation = Augmentation(config.crop, config.flip, config.cutout)
+        augmented = Augmentation(config.crop, config.flip, config.cutout)
 
-        def batches(indices: Tensor, stream: int) -> Batches:
+        def batches(indices: Tensor, stream: int, augmentation: Augmentation) -> Batches:
             return Batches(
                 images,
                 indices,
@@ -130,20 +71,29 @@ class SearchJob:
                 seed=config.seed * 2 + stream,
                 device=self.device,
                 augmentation=augmentation,
+                # Whatever validates a one-level search only measures: a level smaller than a batch will do.
+                drop_last=config.drop_last and not (stream and config.held_out),
             )
 
         self.ends = images.classes, images.images.shape[1]
-        self.train, self.valid = batches(weight_level, 0), batches(arch_level, 1)
+        self.train = batches(weight_level, 0, augmented)
+        self.valid = batches(arch_level, 1, augmented if config.arch_augmented else Augmentation())
         self.steps = len(self.train)
         self.weight_decay = config.weight_decay
         self.snapshots = Snapshots(max((guard.memory for guard in self.choices.guards), default=0))
         self._ended: int | None = None
         seed_everything(config.seed)
         whole = Stage(0, config.epochs, self.space, config.layers)
-        self._build(whole if self.choices.first is None else self.choices.first(whole))
-        check_batch(self.model, images, config.batch_size)
+        first = whole if self.choices.first is None else self.choices.first(whole)
+        check_tuning(self.choices.relaxation, config.tuned_epochs, config.method)
+        if self.choices.check is not None:
+            self.choices.check(first)
+        self._build(first)
+        check_batch(self.model, images, smallest_batch(self.train))
         steps = (self.stage.epochs - config.arch_start_epoch) * self.steps if self.choices.relaxation.learns else 0
-        self._foreseen = foresee(config.arch_lr, steps, self.stage.space, images.labels, levels)
+        self._foreseen = foresee(config.arch_lr, steps // config.arch_every, self.stage.space, images.labels, levels)
+        if config.one_level and not config.held_out:
+            self._foreseen.append(ON_TRAINING)
 
     @property
     def epochs(self) -> int:
@@ -206,20 +156,22 @@ class SearchJob:
         progress = (at * self.steps + position) / (self.stage.epochs * self.steps)
         if position == 0 and epoch in self.config.check_hypergradient:
             self._check(epoch, *self.stepper.batches(draws), progress)
+        if self.config.lr_by_step:
+            self.lr = learning_rate(self.config, at, self.stage.epochs, position / self.steps)
+            self.step_both.set_lr(self.lr)
         alphas = self.choices.relaxation.learns and at >= self.config.arch_start_epoch
+        alphas = alphas and (position + 1) % self.config.arch_every == 0
         return self.stepper(draws, progress, alphas=alphas)
 
     def end_epoch(self, epoch: int, step: int, means: Mapping[str, float], folder: RunFolder) -> dict[str, Any]:
-        mixing = self.choices.relaxation.still(self.model)
-        genotype = self.choices.derivation(self.stage.space, mixing, self.stage.layers)
+        mixing, genotype = self._derived()
         epoch_file = self._epoch_file(epoch, genotype, mixing)
-        mixed = {key: entropy(value) for key, value in mixing["weights"].items()}
         # From here to the result nothing asks the device: a GPU evaluates while the host writes and counts.
         self.evaluation.start()
         folder.write_json(f"epochs/{epoch:04d}.json", epoch_file)
         for key, rows in epoch_file["alphas"].items():
             folder.histogram(f"alphas/{key}", _offered(rows, epoch_file["edges"][key]), step)
-        parameters = count_parameters(genotype, self.config.channels, self.stage.layers, *self.ends)
+        figures = self._figures(mixing, genotype)
         valid_loss, valid_accuracy = self.evaluation.result()
         record = dict(means) | {
             "valid_loss": valid_loss,
@@ -227,11 +179,28 @@ class SearchJob:
             "lr": self.lr,
             "stage": self.stage.index,
             "stage_epoch": epoch - self.stage.start,
-            "skips": {key: genotype.skips(key) for key in genotype.cells},
-            "entropy": mixed,
-            "parameters": parameters,
+            **figures,
         }
-        return self._guarded(EpochEnd(epoch, self.stage, self.model, genotype, mixing, record, self.progress.note))
+        end = EpochEnd(epoch, self.stage, self.model, genotype, mixing, record, self.progress.note)
+        if isinstance(self._guarded(end), Rewire):
+            # What a guard decides after an epoch belongs to that epoch's genotype.
+            mixing, genotype = self._derived()
+            record |= self._figures(mixing, genotype)
+            folder.write_json(f"epochs/{epoch:04d}.json", self._epoch_file(epoch, genotype, mixing))
+        return record
+
+    def _derived(self) -> tuple[Mixing, Genotype]:
+        mixing = self.choices.relaxation.still(self.model)
+        return mixing, self.choices.derivation(self.stage.space, mixing, self.stage.layers)
+
+    def _figures(self, mixing: Mixing, genotype: Genotype) -> dict[str, Any]:
+        cost = self.step_both.cost
+        told = {} if cost is None else cost.told(self.stage.space, mixing["weights"], genotype, self.stage.layers)
+        return told | {
+            "skips": {key: genotype.skips(key) for key in genotype.cells},
+            "entropy": {key: entropy(value) for key, value in mixing["weights"].items()},
+            "parameters": count_parameters(genotype, self.config.channels, self.stage.layers, *self.ends),
+        }
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -239,6 +208,7 @@ class SearchJob:
             "ended": self._ended,
             "weight_decay": self.weight_decay,
             **self._learnt(),
+            "batch_size": self.train.batch_size,
             "train": self.train.state_dict(),
             "valid": self.valid.state_dict(),
             "guards": [guard.state_dict() for guard in self.choices.guards],
@@ -246,6 +216,9 @@ class SearchJob:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        # A search whose batches grow was saved with theirs.
+        if state.get("batch_size", self.train.batch_size) != self.train.batch_size:
+            self._resize(state["batch_size"])
         # First, since other data are refused here in words that a person understands.
         self.train.load_state_dict(state["train"])
         self.valid.load_state_dict(state["valid"])
@@ -269,13 +242,17 @@ class SearchJob:
         self.model.to(self.device)
         self.step_both = new_step(config, self.device, self.model, self.choices)
         self.step_both.set_weight_decay(self.weight_decay)
+        height, width = self.train.images.images.shape[-2:]
+        self.step_both.cost = None if config.cost == "none" else Cost(self.model, config, (height, width))
 
     def _connect(self) -> None:
         """Make what runs steps and evaluations; what was recorded before is dropped."""
         recorder = new_recorder(self.device, self.step_both, self.progress.note)
         valid = None if self.config.one_level else self.valid
         self.stepper = Stepper(self.step_both, self.train, valid, recorder)
-        self.evaluation = Evaluation(self.model, self.valid, recorder, self.choices.relaxation.evaluated)
+        self.evaluation = Evaluation(
+            self.model, self.valid, recorder, self.choices.relaxation.evaluated, self.config.batch_statistics
+        )
 
     def _set_rates(self, now: Rates) -> None:
         for batches in (self.train, self.valid):
@@ -294,8 +271,8 @@ class SearchJob:
         self.step_both.load_state_dict(state)
         self.step_both.set_weight_decay(self.weight_decay)
 
-    def _guarded(self, end: EpochEnd) -> dict[str, Any]:
-        """The epoch's record after the guards have had their say and their will."""
+    def _guarded(self, end: EpochEnd) -> Action | None:
+        """What the guards want after the epoch, which is done, and put into its record."""
         every, record = self.config.eigenvalue_every, end.record
         if every and (end.stage_epoch % every == 0 or end.last):
             batch = next(iter(self.valid.once()))
@@ -315,7 +292,7 @@ class SearchJob:
             record["guard"] = entry
             self.progress.note(f"epoch {end.epoch + 1}: {action.why}")
         self._act(action, end)
-        return record
+        return action
 
     def _act(self, action: Action | None, end: EpochEnd) -> None:
         if isinstance(action, Begin):
@@ -331,8 +308,17 @@ class SearchJob:
                 guard.rolled_back(action.epoch)
         elif isinstance(action, Stop) or end.last:
             self._ended = end.epoch + 1
+        if isinstance(action, Rewire) and action.larger_batch:
+            self._resize(self.train.batch_size + action.larger_batch)
         if isinstance(action, (Begin, Rollback, Rewire)):
             self._connect()
+
+    def _resize(self, batch_size: int) -> None:
+        """Batches of another size, of no more images than a level has."""
+        most = min(len(level.indices) for level in (self.train, self.valid))
+        for level in (self.train, self.valid):
+            level.resize(min(batch_size, most))
+        self.steps = len(self.train)
 
     def _result(self, folder: RunFolder) -> SearchResult:
         records = [record for record in folder.metrics() if record["kind"] == "epoch"]
@@ -341,7 +327,12 @@ class SearchJob:
         answer = next((epoch for epoch in answers if epoch is not None), records[-1]["epoch"])
         record = next(each for each in records if each["epoch"] == answer)
         relaxation, note = self.choices.relaxation, self.progress.note
-        final = self.choices.derivation.final(Finished(self.model, relaxation, self.valid.once, self.config.seed, note))
+        finished = Finished(self.model, relaxation, self.valid.once, self.config.seed, note)
+        others = self.choices.derivation.others(finished)
+        final = self._selected(finished)
+        if others:
+            folder.write_json("others.json", {name: each.to_json() for name, each in others.items()})
+            note(f"others.json has {len(others)} more genotypes: {', '.join(others)}")
         return SearchResult(
             final or Genotype.from_json(folder.read_json(f"epochs/{answer:04d}.json")["genotype"]),
             record["valid_loss"],
@@ -351,6 +342,15 @@ class SearchJob:
             records[-1]["elapsed_s"],
             folder.path,
         )
+
+    def _selected(self, finished: Finished) -> Genotype | None:
+        config = self.config
+        if config.select == "perturbation":
+            with stop_on_signal() as stop:
+                path = self.folder.path
+                return project(self, config.select_tune_epochs, config.seed, finished.note, lambda: stop.check(path))
+        chosen = SharedWeights(1000, 10, 10) if config.select == "sampled" else self.choices.derivation
+        return chosen.final(finished)
 
     def _check(self, epoch: int, train: tuple[Tensor, Tensor], valid: tuple[Tensor, Tensor], progress: float) -> None:
         values = dict(vars(self.step_both.check(train, valid, progress)))

@@ -14,12 +14,13 @@ from fastdarts.runs import RunFolder
 from fastdarts.search.config import SearchConfig
 from fastdarts.search.environment import describe_environment, reopened
 from fastdarts.search.extension import returned
-from fastdarts.search.job import SearchJob, SearchResult
+from fastdarts.search.job import SearchJob
 from fastdarts.search.origin import describe_origin
 from fastdarts.search.progress import Progress, watcher
+from fastdarts.search.result import SearchResult
 from fastdarts.spaces import Space
 
-__all__ = ["resume", "search"]
+__all__ = ["resume", "search", "training_images"]
 
 
 def search(
@@ -54,7 +55,7 @@ def search(
     if search_space is not None:
         config = replace(config, space=search_space.name)
     with use_backend(config.backend):
-        job = SearchJob(config, _train_set(config, train_set), search_space)
+        job = SearchJob(config, training_images(config, train_set), search_space)
         record = {"kind": "search", "config": config.to_json(), "command": command, "after": dict(after or {})}
         record["origin"] = describe_origin()
         record |= {"environment": describe_environment(job.device, config.threads), "space": job.space.to_json()}
@@ -93,14 +94,15 @@ def resume(
         if back.result is not None:
             return SearchResult.from_json(back.result, folder.path)
         config = back.config
-        job = SearchJob(config, _train_set(config, train_set), Space.from_json(folder.config.get("space")))
+        job = SearchJob(config, training_images(config, train_set), Space.from_json(folder.config.get("space")))
         if back.extension is not None:
             assert back.checkpoint is not None, "an extension goes on from a checkpoint"
             job.check_extension(back.checkpoint)
         return job.run(folder, progress, back.checkpoint, back.extension)
 
 
-def _train_set(config: SearchConfig, given: ImageSet | None) -> ImageSet:
+def training_images(config: SearchConfig, given: ImageSet | None) -> ImageSet:
+    """The images of a search, or those that were given for it."""
     if (config.data == "custom") != (given is not None):
         raise UserError(
             f"data {config.data!r} {'without' if given is None else 'with'} a train_set",

@@ -22,7 +22,7 @@ def build_supernet(
     """
     return Supernet(
         stage.space,
-        channels=config.channels,
+        channels=config.channels + stage.wider,
         layers=stage.layers,
         classes=classes,
         in_channels=in_channels,
@@ -30,6 +30,7 @@ def build_supernet(
         partial=config.partial,
         edge_normalisation=config.edge_normalisation,
         alpha_scale=config.alpha_scale,
+        alpha_mean=config.alpha_mean,
         memory=config.memory,
         auxiliary=config.auxiliary > 0,
         dropout=config.dropout,

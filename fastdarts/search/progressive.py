@@ -25,12 +25,14 @@ class Step:
         layers: number of cells.
         candidates: the most that an edge may have; None for all of the space's.
         skip_dropout: probability at which the dropout of skip connections starts.
+        wider: channels that the first cells have more than the search's.
     """
 
     epochs: int
     layers: int
     candidates: int | None = None
     skip_dropout: float = 0.0
+    wider: int = 0
 
 
 class Progressive(Guard):
@@ -85,6 +87,7 @@ class Progressive(Guard):
             index=index,
             after=sum(later.epochs for later in self.steps[index + 1 :]),
             skip_dropout=step.skip_dropout,
+            wider=step.wider,
         )
 
 
@@ -122,16 +125,18 @@ class LimitedSkips(StrongestEdges):
 
     Args:
         limit: the most skip connections of the normal cell.
+        rule: of :func:`fastdarts.spaces.derive`; of exact ties the authors' code keeps the later edge and operator.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, rule: str = "later") -> None:
+        super().__init__(rule)
         self.limit = limit
 
     def final(self, finished: Finished) -> Genotype:
         """:func:`limit_skips` of the last stage."""
         mixing, model = finished.relaxation.still(finished.model), finished.model
         had = self(model.space, mixing, model.layers).skips("normal")
-        genotype = limit_skips(model.space, mixing, self.limit, layers=model.layers)
+        genotype = limit_skips(model.space, mixing, self.limit, layers=model.layers, rule=self.rule)
         if had > self.limit:
             finished.note(
                 f"{had} skip connections in the normal cell, at most {self.limit} wanted: "
@@ -139,8 +144,20 @@ class LimitedSkips(StrongestEdges):
             )
         return genotype
 
+    def others(self, finished: Finished) -> dict[str, Genotype]:
+        """The genotypes of all limits that give another one, as the authors' code prints them."""
+        mixing, model = finished.relaxation.still(finished.model), finished.model
+        had = self(model.space, mixing, model.layers).skips("normal")
+        return {
+            f"at most {limit} skip connections": limit_skips(
+                model.space, mixing, limit, layers=model.layers, rule=self.rule
+            )
+            for limit in range(had, -1, -1)
+            if limit != min(self.limit, had)
+        }
 
-def limit_skips(space: Space, mixing: Mixing, limit: int, *, layers: int) -> Genotype:
+
+def limit_skips(space: Space, mixing: Mixing, limit: int, *, layers: int, rule: str = "darts") -> Genotype:
     """Derive a genotype with at most ``limit`` skip connections in the normal cell.
 
     While there are more, the weakest of them is set aside and the cell derived again from what is left: the edge goes
@@ -153,6 +170,7 @@ def limit_skips(space: Space, mixing: Mixing, limit: int, *, layers: int) -> Gen
         mixing: ``weights`` and ``edge_weights``, as :meth:`fastdarts.search.choices.Relaxation.still` gives them.
         limit: at least 0.
         layers: number of cells.
+        rule: of :func:`fastdarts.spaces.derive`.
 
     Returns:
         The genotype; more than ``limit`` skip connections are left only where their edges have no other operator.
@@ -165,8 +183,9 @@ def limit_skips(space: Space, mixing: Mixing, limit: int, *, layers: int) -> Gen
     rows = weights["normal"]
     factors = [1.0] * len(rows) if betas is None else betas["normal"].tolist()
     while True:
-        genotype = derive(space, weights, layers=layers, edge_weights=betas)
-        kept = [edges[source, node] for op, source, node in genotype.edges("normal") if op == "skip_connect"]
+        genotype = derive(space, weights, layers=layers, edge_weights=betas, rule=rule)
+        # By edge, not in the order of their weights: of equally weak ones the first goes.
+        kept = sorted(edges[source, node] for op, source, node in genotype.edges("normal") if op == "skip_connect")
         places = [(edge, space.normal.edges[edge].primitives.index("skip_connect")) for edge in kept]
         present = [(edge, column) for edge, column in places if rows[edge][column] != _ASIDE]
         if len(kept) <= limit or not present:

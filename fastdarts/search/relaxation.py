@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -10,7 +12,7 @@ from fastdarts.nn import Supernet
 from fastdarts.nn.fused import constant
 from fastdarts.search.choices import Mixing, Relaxation, Softmax
 
-__all__ = ["JointSoftmax", "Softmax", "present"]
+__all__ = ["BetaDecay", "JointSoftmax", "Softmax", "epoch_of", "present"]
 
 
 class JointSoftmax(Relaxation):
@@ -40,6 +42,38 @@ class JointSoftmax(Relaxation):
             counts = [len(cell.into(node)) for node in cell.states]
             weights[key] = reference.joint_softmax(alphas, counts, present(model, key))
         return {"weights": weights, "edge_weights": None}
+
+
+class BetaDecay(Softmax):
+    """DARTS' softmax, and a penalty that keeps its logits from growing: beta-DARTS.
+
+    `L = L_val + l(e) mean over edges of log sum_k exp(alpha[e, k])`, `l(e) = l_max e / E` in epoch e of E: a decay of
+    the mixing weights where weight decay would be one of the alphas. The edges of all cells count alike.
+
+    Args:
+        largest: l_max.
+        epochs: E.
+
+    Source: Ye et al.: beta-DARTS, CVPR 2022, section 3.2, and its authors' `optimizers/darts/architect.py`.
+    """
+
+    def __init__(self, largest: float, epochs: int) -> None:
+        self.largest, self.epochs = largest, epochs
+
+    def penalty(self, model: Supernet, progress: float | Tensor) -> Tensor:
+        rows = []
+        for key, alphas in model.arch.alphas.items():
+            there = present(model, key)
+            rows.append((alphas if there is None else alphas.masked_fill(~there, -torch.inf)).logsumexp(-1))
+        strength = self.largest * epoch_of(progress, self.epochs) / self.epochs
+        return torch.cat(rows).double().mean() * strength
+
+
+def epoch_of(progress: float | Tensor, epochs: int) -> float | Tensor:
+    """The epoch, from 0, in which a stage of so many epochs has this share behind it; a tensor for a tensor."""
+    # The share of an epoch's first step may be a rounding below the epoch, and no epoch has a million steps.
+    exact = progress * epochs + 1e-6
+    return exact.floor() if isinstance(exact, Tensor) else float(math.floor(exact))
 
 
 def present(model: Supernet, key: str) -> Tensor | None:

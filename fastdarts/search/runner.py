@@ -76,6 +76,8 @@ class _Position:
     def __init__(self) -> None:
         self.epoch = 0
         self.position = 0
+        # Steps of the epochs before: not all have as many where batches grow.
+        self.done = 0
         self.sums: dict[str, Tensor] = {}
         self.elapsed = 0.0
         self.step_seconds = 0.0
@@ -102,12 +104,15 @@ class _Position:
         return round(1000.0 * self.step_seconds / max(self.position, 1), 3)
 
     def next_epoch(self) -> None:
+        self.done += self.position
         self.epoch, self.position, self.sums, self.step_seconds = self.epoch + 1, 0, {}, 0.0
 
     def state_dict(self) -> dict[str, Any]:
         return dict(vars(self))
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any], steps: int) -> None:
+        # A checkpoint of before batches could grow has no such count: every epoch had as many steps.
+        state = {"done": state["epoch"] * steps} | state
         for name in vars(self):
             setattr(self, name, state[name])
 
@@ -179,7 +184,7 @@ def run_job(
     if checkpoint is not None:
         state = checkpoint.state
         job.load_state_dict(state["job"])
-        at.load_state_dict(state["position"])
+        at.load_state_dict(state["position"], job.steps)
         restore_generators({}, state["generators"])
     if extension is not None:
         place, end = set_aside(folder, extension["before"]), job.epochs
@@ -195,7 +200,7 @@ def run_job(
     saving = _Saving(save_every, job.device)
 
     def save() -> Path:
-        step = at.epoch * job.steps + at.position
+        step = at.done + at.position
         with saving.timed():
             nested = {"job": job.state_dict(), "position": at.state_dict(), "generators": generators_state({})}
             return folder.save(step, nested)
@@ -204,7 +209,7 @@ def run_job(
         # Saved with its record: killed from here on, the run knows how far it is to go.
         folder.log(dict(extension))
         save()
-    progress.begin(job.title, job.epochs, job.steps, at.epoch * job.steps + at.position)
+    progress.begin(job.title, job.epochs, job.steps, at.done + at.position)
     try:
         with stop_on_signal() as stop:
             while at.epoch < job.epochs:
@@ -235,7 +240,7 @@ def _one_epoch(job: Job, folder: RunFolder, at: _Position, progress: Progress, s
             save()
             raise Interrupted(folder.path)
     at.spend(clock.lap())
-    step = (at.epoch + 1) * job.steps
+    step = at.done + at.position
     record = {"kind": "epoch", "epoch": at.epoch, "step": step}
     # Before the epoch's end, which would derive a genotype from what diverged.
     check_losses(record | at.means(), folder.path)

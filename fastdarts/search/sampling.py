@@ -3,12 +3,11 @@
 All draws come from torch's default generators, which a checkpoint holds, and are the same on the reference and the
 fused engine. An operator that does not run gets no gradient; what a cell learns lies in one tensor per source, though,
 so its weights go on along their momentum and shrink by the weight decay whenever another operator of the source ran. So
-they do in the published code, where a gradient that is not computed is zero and not missing.
+they do in the published code, where a gradient that is not computed is zero and not missing; ProxylessNAS' is another
+(:mod:`fastdarts.search.gates`).
 """
 
 from __future__ import annotations
-
-import math
 
 import torch
 from torch import Tensor
@@ -16,13 +15,13 @@ from torch import Tensor
 from fastdarts import reference
 from fastdarts.nn import Supernet
 from fastdarts.search.choices import Mixing, Relaxation
-from fastdarts.search.relaxation import present
+from fastdarts.search.relaxation import epoch_of, present
 from fastdarts.spaces import Genotype, derive, random_genotype
 
-__all__ = ["BinaryGates", "Concrete", "GumbelPath", "RandomArchitecture", "UniformPath", "epoch_of"]
+__all__ = ["Concrete", "Drawn", "GumbelPath", "RandomArchitecture", "UniformPath", "active_of", "noise"]
 
 
-class _Drawn(Relaxation):
+class Drawn(Relaxation):
     """Trains on single operators, or soon will, and is therefore validated with the most probable one of each edge.
 
     The softmax of the alphas, DARTS' mixture, is a network that no training pass of these has ever run.
@@ -37,10 +36,10 @@ class _Drawn(Relaxation):
         weights = {key: reference.straight_through(soft[key], index[key].squeeze(-1)) for key in soft}
         mixing: Mixing = {"weights": weights, "edge_weights": model.edge_weights()}
         # Who does not ask the host in training does not here: all operators run then, and a CUDA graph can hold them.
-        return mixing | {"active": _active(index, model)} if self.asks_host else mixing
+        return mixing | {"active": active_of(index, model)} if self.asks_host else mixing
 
 
-class GumbelPath(_Drawn):
+class GumbelPath(Drawn):
     """GDAS: one operator an edge, drawn with Gumbel noise; only it runs, and the gradient goes straight through.
 
     `w = onehot(argmax_k p_k)` forward and `dw = dp` backward, with `p = softmax((log softmax(alpha) + G) / t)` and the
@@ -56,7 +55,8 @@ class GumbelPath(_Drawn):
         tau_max, tau_min: the temperature at the first and the last epoch.
         epochs: E.
 
-    Source: Dong, Yang: Searching for A Robust Neural Architecture in Four GPU Hours, CVPR 2019, section 3.2; facts 5.
+    Source: Dong, Yang: Searching for A Robust Neural Architecture in Four GPU Hours, CVPR 2019, section 3.2;
+    docs/facts.md, 5.
     """
 
     asks_host = True
@@ -68,10 +68,10 @@ class GumbelPath(_Drawn):
         weights, index = {}, {}
         tau = self.temperature(progress)
         for key, alphas in model.arch.alphas.items():
-            soft = reference.concrete(alphas, _noise(alphas), tau, present(model, key))
+            soft = reference.concrete(alphas, noise(alphas), tau, present(model, key))
             index[key] = soft.argmax(-1, keepdim=True)
             weights[key] = reference.straight_through(soft, index[key].squeeze(-1))
-        return {"weights": weights, "edge_weights": model.edge_weights(), "active": _active(index, model)}
+        return {"weights": weights, "edge_weights": model.edge_weights(), "active": active_of(index, model)}
 
     def temperature(self, progress: float | Tensor) -> float | Tensor:
         """t at this share of the stage: the same during a whole epoch."""
@@ -79,88 +79,37 @@ class GumbelPath(_Drawn):
         return self._tau_max - (self._tau_max - self._tau_min) * behind
 
 
-class Concrete(_Drawn):
+class Concrete(Drawn):
     """SNAS: a draw from the concrete distribution on every edge; all operators run.
 
-    `w = softmax((log softmax(alpha) + G) / t)`, with `t(e) = t_min + (t_max - t_min) (1 - e / E)` in epoch e of E: soft
-    at first, nearly one operator an edge at the end.
+    `w = softmax((log softmax(alpha) + G) / t)`, with `t(e) = t_min + (t_max - t_min) (1 - (e + 1) / E)` in epoch e of
+    E: soft at first, nearly one operator an edge at the end.
 
     Args:
-        tau_max: the temperature at the first epoch.
-        tau_min: what it falls to.
+        tau_max: what the temperature falls from: an epoch's share below it in the first one.
+        tau_min: the temperature of the last epoch.
         epochs: E.
+        ends: whether it ends at ``tau_min``; else it is t(e - 1) in epoch e, which stays above.
 
     Source: Xie, Zheng, Liu, Lin: SNAS, ICLR 2019, section 2.2. The paper says that the temperature falls, its authors'
     code (SNAS-Series) from 1 to 0.03 by a straight line.
     """
 
-    def __init__(self, tau_max: float, tau_min: float, epochs: int) -> None:
-        self._tau_max, self._tau_min, self._epochs = tau_max, tau_min, epochs
+    def __init__(self, tau_max: float, tau_min: float, epochs: int, ends: bool = True) -> None:
+        self._tau_max, self._tau_min, self._epochs, self._ends = tau_max, tau_min, epochs, ends
 
     def __call__(self, model: Supernet, progress: float | Tensor) -> Mixing:
         tau = self.temperature(progress)
         weights = {
-            key: reference.concrete(alphas, _noise(alphas), tau, present(model, key))
+            key: reference.concrete(alphas, noise(alphas), tau, present(model, key))
             for key, alphas in model.arch.alphas.items()
         }
         return {"weights": weights, "edge_weights": model.edge_weights()}
 
     def temperature(self, progress: float | Tensor) -> float | Tensor:
         """t at this share of the stage: the same during a whole epoch."""
-        left = 1.0 - epoch_of(progress, self._epochs) / self._epochs
+        left = 1.0 - (epoch_of(progress, self._epochs) + self._ends) / self._epochs
         return self._tau_min + (self._tau_max - self._tau_min) * left
-
-
-class BinaryGates(_Drawn):
-    """ProxylessNAS: binary gates, one path when weights learn and two when alphas do.
-
-    The weight level's pass runs one operator an edge, drawn with the probabilities `p = softmax(alpha)`. A pass that is
-    differentiated by the alphas draws two of them without putting the first back, and forgets the others: with
-    `q = softmax` over the two, one gate is 1 with probability q and the other 0, both operators run, and
-
-    `dL/dalpha_i = sum_j dL/dg_j q_j (delta_ij - q_i)`,  `dL/dg_j = <dL/dy, o_j(x)>`  for i, j of the pair.
-
-    After the update both of the pair are shifted by one number, so that the sum of their `exp(alpha)`, and with it the
-    probability of every operator that was not drawn, is what it was. That holds exactly where Adam leaves alone what
-    has no gradient: beta 1 and the weight decay 0, as published.
-
-    Source: Cai, Zhu, Han: ProxylessNAS, ICLR 2019, Eq. 2 to 4 and section 3.2.1.
-    """
-
-    asks_host = True
-
-    def __init__(self) -> None:
-        # Between a pass and the update that follows it, so never part of a checkpoint.
-        self._drawn: dict[str, tuple[Tensor, Tensor]] = {}
-
-    def __call__(self, model: Supernet, progress: float | Tensor) -> Mixing:
-        weights, index = {}, {}
-        pairs = torch.is_grad_enabled()
-        self._drawn = {}
-        for key, alphas in model.arch.alphas.items():
-            there = present(model, key)
-            logits = alphas.detach() if there is None else alphas.detach().masked_fill(~there, -torch.inf)
-            # The k largest of logits with Gumbel noise are k draws without replacement.
-            index[key] = (logits + _noise(alphas)).topk(min(2, alphas.shape[1]) if pairs else 1).indices
-            soft = reference.paired(alphas, index[key], there)
-            two = logits.gather(-1, index[key])
-            # Not the first draw: which of two came first does not have the probabilities of a choice between them.
-            gate = (two + _noise(two)).argmax(-1, keepdim=True)
-            weights[key] = reference.straight_through(soft, index[key].gather(-1, gate).squeeze(-1))
-            if pairs:
-                self._drawn[key] = index[key], two
-        return {"weights": weights, "edge_weights": model.edge_weights(), "active": _active(index, model)}
-
-    @torch.no_grad()
-    def learned(self, model: Supernet) -> None:
-        """Shift the alphas that were drawn so that the others' probabilities stay."""
-        for key, (pair, before) in self._drawn.items():
-            alphas = model.arch.alphas[key]
-            there = before.isfinite()
-            after = alphas.gather(-1, pair).masked_fill(~there, -torch.inf)
-            shift = before.logsumexp(-1, keepdim=True) - after.logsumexp(-1, keepdim=True)
-            alphas.scatter_add_(-1, pair, shift * there)
-        self._drawn = {}
 
 
 class UniformPath(Relaxation):
@@ -170,20 +119,26 @@ class UniformPath(Relaxation):
     its genotype is that of the alphas as they were drawn, a random one; the validation pass runs that one's path, which
     makes the epochs comparable.
 
-    The authors draw a node's two inputs and their operators, ``none`` among them, each uniformly; here the genotypes of
-    the space are equally probable, which differs where a space's edges have different numbers of candidates, and
-    ``none``, which no genotype names, is never drawn.
+    The authors draw a node's two inputs and their operators, ``none`` among them, each uniformly, so that 88% of their
+    architectures hold a ``none``: ``with_none``. Else the genotypes of the space are equally probable, which differs
+    where a space's edges have different numbers of candidates, and ``none``, which no genotype names, is never drawn.
 
-    Source: Li, Talwalkar: Random Search and Reproducibility for NAS, UAI 2019, section 3.2; facts 6.1.
+    Args:
+        with_none: draw as the authors do.
+
+    Source: Li, Talwalkar: Random Search and Reproducibility for NAS, UAI 2019, section 3.2; docs/facts.md, 6.1.
     """
 
     draws = True
     asks_host = True
     learns = False
 
+    def __init__(self, with_none: bool = False) -> None:
+        self._with_none = with_none
+
     def __call__(self, model: Supernet, progress: float | Tensor) -> Mixing:
         seed = int(torch.randint(2**62, ()))
-        return path(model, random_genotype(model.space, seed, layers=model.layers))
+        return path(model, random_genotype(model.space, seed, layers=model.layers, with_none=self._with_none))
 
     def evaluated(self, model: Supernet) -> Mixing:
         still = self.still(model)
@@ -258,18 +213,11 @@ def path(model: Supernet, genotype: Genotype) -> Mixing:
     }
 
 
-def epoch_of(progress: float | Tensor, epochs: int) -> float | Tensor:
-    """The epoch, from 0, in which a stage of so many epochs has this share behind it; a tensor for a tensor."""
-    # The share of an epoch's first step may be a rounding below the epoch, and no epoch has a million steps.
-    exact = progress * epochs + 1e-6
-    return exact.floor() if isinstance(exact, Tensor) else float(math.floor(exact))
-
-
-def _noise(like: Tensor) -> Tensor:
+def noise(like: Tensor) -> Tensor:
     return reference.gumbel(torch.empty_like(like).exponential_())
 
 
-def _active(index: dict[str, Tensor], model: Supernet) -> dict[str, tuple[tuple[int, ...], ...]]:
+def active_of(index: dict[str, Tensor], model: Supernet) -> dict[str, tuple[tuple[int, ...], ...]]:
     """The operators to run, from [E, n] indices of each key, brought to the host by one copy.
 
     What is no candidate of its edge is left out: the second of two draws where there is only one.

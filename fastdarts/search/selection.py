@@ -30,22 +30,29 @@ class SharedWeights(StrongestEdges):
 
     Args:
         samples: architectures drawn uniformly from the space; one that comes twice is validated once.
-        finalists: how many of them see the whole validation set.
+        finalists: how many of every ``per_round`` samples see the whole validation set.
         batches: batches of the first round; no more than the set has.
+        per_round: samples of which the best are finalists; 1000.
+        with_none: draw as the authors do; :func:`fastdarts.spaces.random_genotype`.
 
-    Source: Li, Talwalkar 2019, section 3.2 (evaluation of sampled architectures); facts 6.1: 1000 samples on 10
-    batches, the best 10 on the full validation set.
+    Source: Li, Talwalkar 2019, section 3.2 (evaluation of sampled architectures); docs/facts.md, 6.1: 1000 samples
+    on 10 batches, the best 10 on the full validation set.
     """
 
-    def __init__(self, samples: int, finalists: int, batches: int) -> None:
+    def __init__(
+        self, samples: int, finalists: int, batches: int, per_round: int = 1000, with_none: bool = False
+    ) -> None:
+        super().__init__()
         self.samples, self.finalists, self.batches = samples, finalists, batches
+        self.per_round, self.with_none = per_round, with_none
 
     def final(self, finished: Finished) -> Genotype:
         """The selected genotype."""
         model = finished.model
         generator = torch.Generator().manual_seed(finished.seed)
         seeds = torch.randint(2**62, (self.samples,), generator=generator).tolist()
-        drawn = dict.fromkeys(random_genotype(model.space, seed, layers=model.layers) for seed in seeds)
+        sampled = [random_genotype(model.space, seed, layers=model.layers, with_none=self.with_none) for seed in seeds]
+        drawn = dict.fromkeys(sampled)
         few = list(islice(finished.valid(), self.batches))
         finished.note(f"validating {len(drawn)} random architectures on {len(few)} batches each")
         training = model.training
@@ -55,7 +62,10 @@ class SharedWeights(StrongestEdges):
             first[genotype] = _merit(model, genotype, few)
             if len(first) % _TOLD == 0:
                 finished.note(f"validated {len(first)} of {len(drawn)} random architectures")
-        best = sorted(first, key=first.__getitem__)[: self.finalists]
+        best: dict[Genotype, None] = {}
+        for start in range(0, len(sampled), self.per_round):
+            once = dict.fromkeys(sampled[start : start + self.per_round])
+            best |= dict.fromkeys(sorted(once, key=first.__getitem__)[: self.finalists])
         last = {genotype: _merit(model, genotype, finished.valid()) for genotype in best}
         model.train(training)
         chosen = min(last, key=last.__getitem__)

@@ -15,6 +15,9 @@ from fastdarts.hypergradient import EXACT, HypergradientError, hypergradient, hy
 from fastdarts.nn import Supernet
 from fastdarts.search.choices import Mixing, Perturbation, Relaxation
 from fastdarts.search.config import SearchConfig
+from fastdarts.search.cost import Cost
+from fastdarts.search.drawn import DrawnWeights, RowAdam
+from fastdarts.search.exponentiated import exponentiated_step
 
 __all__ = ["Batch", "Losses", "SearchStep", "accuracy", "descend"]
 
@@ -54,12 +57,16 @@ class SearchStep:
             weight_decay=config.weight_decay,
             nesterov=config.nesterov,
         )
-        self.arch_optimizer = torch.optim.Adam(
-            self.alphas,
-            config.arch_lr,
-            betas=(config.arch_beta1, config.arch_beta2),
-            weight_decay=config.arch_weight_decay,
-        )
+        adam: dict[str, Any] = {
+            "lr": config.arch_lr,
+            "betas": (config.arch_beta1, config.arch_beta2),
+            "weight_decay": config.arch_weight_decay,
+        }
+        # The penalty on what the architecture costs; who knows the images' size gives it.
+        self.cost: Cost | None = None
+        self._rows = RowAdam(self.alphas, adam) if relaxation.by_edge else None
+        self.arch_optimizer = torch.optim.Adam(self.alphas, **adam) if self._rows is None else self._rows.optimizer
+        self._drawn = DrawnWeights(model, self.weight_optimizer) if relaxation.moves_drawn else None
 
     def set_lr(self, lr: float) -> None:
         """Set the weights' learning rate, which is also the unrolled step's."""
@@ -100,7 +107,11 @@ class SearchStep:
                     self.model, mixing, progress, lambda other: self._train_loss(train, other)[0]
                 )
         loss, logits = self._train_loss(train, mixing)
-        self._learn_weights(self._with_auxiliary(loss, train[1]))
+        whole = self._with_auxiliary(loss, train[1])
+        if self._drawn is None:
+            self._learn_weights(whole)
+        else:
+            self._learn_drawn(whole, mixing, self._drawn)
         return {"train_loss": loss.detach(), "train_accuracy": accuracy(logits, train[1])}
 
     def state_dict(self) -> dict[str, Any]:
@@ -126,7 +137,7 @@ class SearchStep:
     def _train_loss(self, train: Batch, mixing: Mixing) -> tuple[Tensor, Tensor]:
         """The weight level's loss, without an auxiliary head's, and the logits."""
         logits = self.model(train[0], **mixing)
-        return F.cross_entropy(logits, train[1]), logits
+        return F.cross_entropy(logits, train[1], label_smoothing=self.config.label_smoothing), logits
 
     def _with_auxiliary(self, loss: Tensor, labels: Tensor) -> Tensor:
         """The loss of the pass that was just made, with its auxiliary head's."""
@@ -138,11 +149,24 @@ class SearchStep:
             alpha.grad = gradient
         if self.config.arch_grad_clip:
             torch.nn.utils.clip_grad_norm_(self.alphas, self.config.arch_grad_clip)
-        self.arch_optimizer.step()
-        self.arch_optimizer.zero_grad(set_to_none=True)
+        if self.relaxation.exponentiated:
+            exponentiated_step(self.model, gradients, self.config.arch_lr)
+        elif self._rows is None:
+            self.arch_optimizer.step()
+        else:
+            self._rows.step(gradients, self.relaxation.skipped(self.model))
+        for alpha in self.alphas:
+            alpha.grad = None
 
     def _learn_weights(self, loss: Tensor) -> None:
         descend(loss, self.weights, self.weight_optimizer, self.config.grad_clip)
+
+    def _learn_drawn(self, loss: Tensor, mixing: Mixing, drawn: DrawnWeights) -> None:
+        loss.backward()
+        if self.config.grad_clip:
+            torch.nn.utils.clip_grad_norm_(self.weights, self.config.grad_clip)
+        drawn.step(mixing["active"])
+        self.weight_optimizer.zero_grad(set_to_none=True)
 
     def _losses(
         self, train: Batch, valid: Batch, progress: float | Tensor, seen: dict[str, Tensor], *, exact: bool = False
@@ -156,14 +180,25 @@ class SearchStep:
             # The exact kinds differentiate the training loss twice, which fused operations cannot.
             twice = level == "train" and (exact or config.hypergradient in EXACT.values())
             with use_backend("reference") if twice else nullcontext():
-                logits = self.model(batch[0], **self.relaxation(self.model, progress))
-            value = F.cross_entropy(logits, batch[1])
+                mixing = self.relaxation(self.model, progress)
+                logits = self.model(batch[0], **mixing)
+            smoothing = config.label_smoothing if level == "train" else 0.0
+            value = F.cross_entropy(logits, batch[1], label_smoothing=smoothing)
             if level == own and not seen:
                 seen.update({"loss": value.detach(), "accuracy": accuracy(logits, batch[1])})
+            if level == own:
+                value = self._penalised(value, mixing, progress)
             # The weights descend along the auxiliary loss too, so that an unrolled or amended gradient has to see it.
             return self._with_auxiliary(value, batch[1]) if level == "train" else value
 
         return {"loss_train": lambda: loss("train", train), "loss_val": lambda: loss("valid", valid)}
+
+    def _penalised(self, loss: Tensor, mixing: Mixing, progress: float | Tensor) -> Tensor:
+        """The loss that the alphas descend, with what the search and its relaxation add."""
+        if self.cost is not None:
+            loss = self.cost.penalised(loss, mixing["weights"])
+        penalty = self.relaxation.penalty(self.model, progress)
+        return loss if penalty is None else loss + penalty.to(loss.dtype)
 
     def _problem(self, losses: Losses) -> dict[str, Any]:
         config = self.config

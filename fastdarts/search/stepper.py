@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from fastdarts.search.choices import Mixing
 from fastdarts.search.graph import Recorder, Replayed
 from fastdarts.search.step import SearchStep, accuracy
 
-__all__ = ["Evaluation", "Inputs", "Stepper"]
+__all__ = ["Evaluation", "Inputs", "Stepper", "batch_statistics"]
 
 _FIGURES = ("arch_loss", "arch_accuracy", "train_loss", "train_accuracy")
 
@@ -39,6 +40,10 @@ class Inputs:
         self._buffer = torch.zeros(levels * size + 2, dtype=torch.int64, device=device)
         self.draws = self._buffer[:-2].split(size)
         self.lr, self.progress = self._buffer[-2:].view(torch.float64).unbind()
+
+    def fits(self, draws: list[Tensor]) -> bool:
+        """Whether the batches of these draws are whole ones."""
+        return all(len(each) == len(place) for each, place in zip(draws, self.draws, strict=True))
 
     def fill(self, *draws: Tensor, lr: float, progress: float) -> None:
         """Bring the inputs of the next step to the device; the host does not wait for it."""
@@ -89,16 +94,24 @@ class Stepper:
             The step's losses and accuracies as float64 scalars of their own on the device.
         """
         self._progress = progress
-        self._inputs.fill(*draws, lr=self.step.weight_optimizer.param_groups[0]["lr"], progress=progress)
-        self._replayed[alphas]()
+        lr = self.step.weight_optimizer.param_groups[0]["lr"]
+        if self._inputs.fits(draws):
+            self._inputs.fill(*draws, lr=lr, progress=progress)
+            self._replayed[alphas]()
+        else:
+            # A pass' smaller last batch, which no recorded step has the size of.
+            whole = (torch.zeros_like(place, device="cpu") for place in self._inputs.draws)
+            self._inputs.fill(*whole, lr=lr, progress=progress)
+            self._compute(alphas, [moved(each, self.train.device) for each in draws])
         # A copy, over which the next replay does not write.
         figures = dict(zip(_FIGURES, self._figures.clone().unbind(), strict=True))
         return {name: figures[name] for name in _FIGURES if alphas or not name.startswith("arch")}
 
-    def _compute(self, alphas: bool) -> None:
-        train, valid = self.train.make(self._inputs.draws[0]), None
+    def _compute(self, alphas: bool, given: list[Tensor] | None = None) -> None:
+        draws = self._inputs.draws if given is None else given
+        train, valid = self.train.make(draws[0]), None
         if alphas:
-            valid = train if self.valid is None else self.valid.make(self._inputs.draws[1])
+            valid = train if self.valid is None else self.valid.make(draws[1])
         unattended = isinstance(self.step, UnattendedStep)
         values = self.step(train, valid, self._inputs.progress if unattended else self._progress)
         for name, figure in zip(_FIGURES, self._figures, strict=True):
@@ -114,6 +127,7 @@ class Evaluation:
         batches: their pass for evaluation.
         recorder: records the passes of full batches.
         mixing: what a pass mixes; None for the softmax of the alphas.
+        batch_statistics: normalise by each batch's own mean and variance; the running ones stay as they are.
     """
 
     def __init__(
@@ -122,7 +136,9 @@ class Evaluation:
         batches: Batches,
         recorder: Recorder | None,
         mixing: Callable[[Supernet], Mixing] | None = None,
+        batch_statistics: bool = False,
     ) -> None:
+        self._batch_statistics = batch_statistics
         self._model, self._batches, self._mixing = model, batches, mixing
         self._draws = torch.zeros(DRAWS * batches.batch_size, dtype=torch.int64, device=batches.device)
         self._sums = torch.zeros(2, dtype=torch.float64, device=batches.device)
@@ -135,16 +151,14 @@ class Evaluation:
 
     def start(self) -> None:
         """Begin; a GPU works on while the host does something else, as long as that does not ask it."""
-        training = self._model.training
-        self._model.eval()
         self._sums.zero_()
-        for draws in self._batches.still():
-            if len(draws) == len(self._draws):
-                self._draws.copy_(pinned(draws, self._batches.device), non_blocking=True)
-                self._replayed()
-            else:
-                self._measure(moved(draws, self._batches.device))
-        self._model.train(training)
+        with batch_statistics(self._model) if self._batch_statistics else _running_statistics(self._model):
+            for draws in self._batches.still():
+                if len(draws) == len(self._draws):
+                    self._draws.copy_(pinned(draws, self._batches.device), non_blocking=True)
+                    self._replayed()
+                else:
+                    self._measure(moved(draws, self._batches.device))
 
     def result(self) -> tuple[float, float]:
         """Loss and accuracy of the pass that was begun; waits for it."""
@@ -158,3 +172,26 @@ class Evaluation:
         logits = self._model(images, **(self._mixing(self._model) if self._mixing else {}))
         loss = F.cross_entropy(logits, labels, reduction="sum").double()
         self._sums += torch.stack([loss, accuracy(logits, labels) * len(labels)])
+
+
+@contextmanager
+def _running_statistics(model: Supernet) -> Iterator[None]:
+    training = model.training
+    model.eval()
+    yield
+    model.train(training)
+
+
+@contextmanager
+def batch_statistics(model: Supernet) -> Iterator[None]:
+    """While the block runs batch norms normalise as in training; nothing is dropped, and no statistic moves."""
+    training, kept = model.training, [buffer.clone() for buffer in model.buffers()]
+    rates = model.dropout, model.skip_dropout, model.drop_path_prob
+    model.train()
+    model.dropout = model.skip_dropout = model.drop_path_prob = 0.0
+    yield
+    model.dropout, model.skip_dropout, model.drop_path_prob = rates
+    with torch.no_grad():
+        for buffer, before in zip(model.buffers(), kept, strict=True):
+            buffer.copy_(before)
+    model.train(training)

@@ -1,4 +1,4 @@
-"""The search spaces of the papers: DARTS, RobustDARTS S1 to S4, Amended-DARTS S1 and S2."""
+"""The search spaces of the papers: DARTS with and without `none`, RobustDARTS S1 to S4, Amended-DARTS S1 and S2."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SEVEN = _DARTS[1:]
 _SKIP, _MAX, _AVG, _SEP3 = "skip_connect", "max_pool_3x3", "avg_pool_3x3", "sep_conv_3x3"
 _DIL3, _DIL5 = "dil_conv_3x3", "dil_conv_5x5"
 
-# Facts section 6, one row per node, one pair per edge into it; the order inside a pair is the order of alpha's columns.
+# docs/facts.md, 6: one row per node, one pair per edge into it; the order inside a pair is that of alpha's columns.
 _S1_NORMAL = (
     (_SKIP, _DIL3), (_SKIP, _DIL5),
     (_SKIP, _DIL5), (_SKIP, _SEP3), (_SKIP, _DIL3),
@@ -42,6 +42,7 @@ _NODES = 4
 _FIXED_EDGES = tuple((source, node) for node in range(2, 2 + _NODES) for source in sorted({0, node - 1}))
 
 _DARTS_PAPER = "DARTS: Differentiable Architecture Search, ICLR 2019, arXiv 1806.09055"
+_SMOOTH_PAPER = "Stabilizing Differentiable Architecture Search via Perturbation, ICML 2020, arXiv 2002.05283"
 _ROBUST_PAPER = "Understanding and Robustifying Differentiable Architecture Search, ICLR 2020, arXiv 1909.09656"
 _AMENDED_PAPER = "Stabilizing DARTS with Amended Gradient Estimation on Architectural Parameters, arXiv 1910.11831"
 
@@ -79,10 +80,12 @@ def _amended(name: str, names: Sequence[str], shared: bool, layers: int) -> Spac
 
 
 _DARTS_CELL = _uniform(full_edges(_NODES), _DARTS)
+_WITHOUT_NONE = _uniform(full_edges(_NODES), _SEVEN)
 _PRESETS = {
     preset.name: preset
     for preset in (
         Space("darts", _DARTS_CELL, _DARTS_CELL, source=_DARTS_PAPER),
+        Space("darts-without-none", _WITHOUT_NONE, _WITHOUT_NONE, source=_SMOOTH_PAPER),
         _robust("s1", _S1_NORMAL, _S1_REDUCE),
         _same("s2", (_SKIP, _SEP3)),
         _same("s3", ("none", _SKIP, _SEP3)),
@@ -103,7 +106,8 @@ def space(name: str) -> Space:
     """Return a preset space by name; case and ``-``/``_`` do not count.
 
     Args:
-        name: darts; s1, s2, s3, s4 (RobustDARTS); amended-s1, amended-s2, amended-s2-full (Amended-DARTS).
+        name: darts; darts-without-none (SmoothDARTS); s1, s2, s3, s4 (RobustDARTS); amended-s1, amended-s2,
+            amended-s2-full (Amended-DARTS).
 
     Raises:
         UserError: there is no such space.

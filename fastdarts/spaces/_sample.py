@@ -10,7 +10,7 @@ from fastdarts.spaces._space import CellSpace, Space
 __all__ = ["random_genotype"]
 
 
-def random_genotype(space: Space, seed: int, *, layers: int | None = None) -> Genotype:
+def random_genotype(space: Space, seed: int, *, layers: int | None = None, with_none: bool = False) -> Genotype:
     """Draw one genotype, every one of the space with the same probability.
 
     The space's genotypes are numbered 0, ..., ``space.size(layers) - 1``; one number is drawn and spelt out, so that
@@ -20,16 +20,33 @@ def random_genotype(space: Space, seed: int, *, layers: int | None = None) -> Ge
         space: the search space.
         seed: the same seed gives the same genotype on every machine.
         layers: number of cells; None takes the space's own.
+        with_none: draw as random search with weight sharing does (Li and Talwalkar): a node's edges uniformly, then
+            for each of them one of its primitives uniformly, ``none`` among them.
 
     Returns:
-        A genotype: ``keep`` distinct edges per node (all where the edges are fixed), never ``none``.
+        A genotype: ``keep`` distinct edges per node (all where the edges are fixed), ``none`` only where asked for.
     """
+    if with_none:
+        return _with_none(space, Random(seed), layers)
     number = Random(seed).randrange(space.size(layers))
     cells: dict[str, CellGenotype] = {}
     for key in space.arch_keys(layers):
         cell = space.cell(key, layers)
         number, here = divmod(number, cell.size(space.keep))
         cells[key] = _cell(cell, space.keep, here)
+    return Genotype(cells)
+
+
+def _with_none(space: Space, draw: Random, layers: int | None) -> Genotype:
+    cells = {}
+    for key in space.arch_keys(layers):
+        cell, nodes = space.cell(key, layers), []
+        for node in cell.states:
+            into = cell.into(node)
+            kept = sorted(draw.sample(into, len(into) if space.keep is None else min(space.keep, len(into))))
+            edges = [cell.edges[index] for index in kept]
+            nodes.append(tuple((draw.choice(edge.primitives), edge.source) for edge in edges))
+        cells[key] = CellGenotype(tuple(nodes), cell.concat, cell.inputs)
     return Genotype(cells)
 
 

@@ -253,8 +253,18 @@ class Space:
         """
         return math.prod(self.cell(key, layers).size(self.keep) for key in self.arch_keys(layers))
 
-    def check(self, genotype: Genotype, layers: int | None = None) -> None:
-        """Refuse a genotype that is not in this space.
+    def check(self, genotype: Genotype, layers: int | None = None, *, counted: bool = False) -> None:
+        """Refuse a genotype that no supernet of this space holds.
+
+        Methods derive in their own ways from the same supernet: DARTS keeps ``keep`` different inputs a node and never
+        ``none``, SNAS every edge with its strongest operator, which may be ``none``, GDAS two operators a node, which
+        may have the same input. All are in the space.
+
+        Args:
+            genotype: to be looked at.
+            layers: number of cells; None takes the space's own.
+            counted: refuse also what :meth:`size` does not count: a node with another number of different inputs than
+                ``keep``, and ``none``.
 
         Raises:
             UserError: naming the first architecture, node or edge that the space does not have.
@@ -274,17 +284,23 @@ class Space:
                     f"{cell.nodes} nodes, concat {list(cell.concat)} as in space {self.name}",
                 )
             for node, pairs in zip(cell.states, found.nodes, strict=True):
-                self._check_node(key, cell, node, pairs)
+                self._check_node(key, cell, node, pairs, counted)
 
-    def _check_node(self, key: str, cell: CellSpace, node: int, pairs: tuple[tuple[str, int], ...]) -> None:
+    def _check_node(
+        self, key: str, cell: CellSpace, node: int, pairs: tuple[tuple[str, int], ...], counted: bool
+    ) -> None:
         by_source = {cell.edges[index].source: cell.edges[index] for index in cell.into(node)}
         keep = len(by_source) if self.keep is None else min(self.keep, len(by_source))
         sources = [source for _, source in pairs]
-        if len(sources) != keep or len(set(sources)) != keep:
+        if counted and (len(sources) != keep or len(set(sources)) != keep):
             raise UserError(f"node {node} of the {key} cell has inputs {sources}", f"{keep} different sources")
+        if len(set(pairs)) != len(pairs):
+            raise UserError(f"node {node} of the {key} cell has an operator twice: {list(pairs)}", "each once an edge")
         for op, source in pairs:
-            if source not in by_source or op not in by_source[source].choices:
-                allowed = ", ".join(by_source[source].choices) if source in by_source else "no such edge"
+            edge = by_source.get(source)
+            there = () if edge is None else edge.choices if counted else edge.primitives
+            if op not in there:
+                allowed = "no such edge" if edge is None else ", ".join(there)
                 raise UserError(
                     f"{op} on edge {source} -> {node} of the {key} cell",
                     f"what space {self.name} has there: {allowed}",

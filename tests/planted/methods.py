@@ -44,17 +44,42 @@ MUTANTS: list[Mutant] = [
         ),
         (
             "GDAS: every operator runs",
-            'model.edge_weights(), "active": _active(index, model)}\n\n    def temperature',
+            'model.edge_weights(), "active": active_of(index, model)}\n\n    def temperature',
             "model.edge_weights()}\n\n    def temperature",
-        ),
-        (
-            "ProxylessNAS: the first draw is the gate",
-            "gate = (two + _noise(two)).argmax(-1, keepdim=True)",
-            "gate = torch.zeros_like(index[key][:, :1])",
         ),
         ("random search: one architecture", "self._seeds[self._epoch], layers", "self._seeds[0], layers"),
         ("random search: the search's seed for all", "seed = int(torch.randint(2**62, ()))", "seed = 0"),
+    ),
+    *of(
+        "gates",
+        "fastdarts/search/gates.py",
+        "sampling, sampling_steps, drawn",
+        (
+            "the first draw is the gate",
+            "chosen = drawn.gather(-1, (two + noise(two)).argmax(-1, keepdim=True)).squeeze(-1)",
+            "chosen = drawn[:, 0]",
+        ),
+        ("none moves its alphas", 'edge.primitives[gate] == "none"', 'edge.primitives[gate] == ""'),
+        ("full draws two", "pairs = differentiated and not self._full", "pairs = differentiated"),
+    ),
+    *of(
+        "drawn",
+        "fastdarts/search/drawn.py",
+        "drawn",
+        ("without decay", 'decay = group["weight_decay"]', "decay = 0.0"),
+        ("what is no operator stays", "chosen = list(self._others)", "chosen = []"),
+        ("every edge has a gradient", "row.grad = None if skip else slope", "row.grad = slope"),
+    ),
+    *of(
+        "relaxation",
+        "fastdarts/search/relaxation.py",
+        "sampling, relaxation",
         ("an epoch late where rounding is below", "exact = progress * epochs + 1e-6", "exact = progress * epochs"),
+        (
+            "beta-decay: padding counts",
+            "alphas.masked_fill(~there, -torch.inf)).logsumexp(-1)",
+            "alphas).logsumexp(-1)",
+        ),
     ),
     *of(
         "I-DARTS",
@@ -143,6 +168,7 @@ MUTANTS: list[Mutant] = [
         ),
         ("the past not saved", 'self._past = {key: list(past) for key, past in state["past"].items()}', "pass"),
         ("decided rows not saved", 'self._frozen = dict(state["frozen"])', "pass"),
+        ("decided alphas move", "alphas.copy_(torch.where(constant(learning, alphas.device), alphas, before))", "pass"),
         ("a decided edge's row moves", "self._frozen[key] = frozen", "self._frozen[key] = rows"),
     ),
     *of(
@@ -172,7 +198,7 @@ MUTANTS: list[Mutant] = [
         "fastdarts/search/selection.py",
         "selection",
         ("the worst", "chosen = min(last, key=last.__getitem__)", "chosen = max(last, key=last.__getitem__)"),
-        ("the first round decides", "chosen = min(last, key=last.__getitem__)", "chosen = best[0]"),
+        ("the first round decides", "chosen = min(last, key=last.__getitem__)", "chosen = next(iter(best))"),
         (
             "finalists on the few batches",
             "_merit(model, genotype, finished.valid()) for",

@@ -16,7 +16,8 @@ from fastdarts._backend import use_backend
 from fastdarts.cli.profiling.request import Request, build, predictor
 from fastdarts.cli.profiling.times import by_operation
 from fastdarts.data import ImageSet
-from fastdarts.profile import Ledger, Share, Tracker, Usage, measure, watched
+from fastdarts.profile import Tracker, Usage, measure
+from fastdarts.profile.ledger import Ledger, Share, watched
 from fastdarts.search.choices import Stage
 from fastdarts.search.environment import describe_environment, reproducible
 from fastdarts.search.graph import new_step
@@ -36,8 +37,10 @@ class _Job(SearchJob):
     def _build(self, stage: Stage) -> None:
         super()._build(stage)
         if self.dtype != torch.float32:
+            cost = self.step_both.cost
             self.model.to(self.dtype)
             self.step_both = new_step(self.config, self.device, self.model, self.choices)
+            self.step_both.cost = cost
 
 
 def measure_request(request: Request) -> dict[str, Any]:
@@ -94,7 +97,7 @@ def _job(request: Request) -> SearchJob:
     """The search, on noise of the images' shape and number enough for a batch of each level."""
     config = request.config
     least = min(config.train_portion, 1 - config.train_portion)
-    count = 2 + int(config.batch_size / least if least > 0 else config.batch_size)
+    count = 2 + int(config.batch_size / (least if least > 0 else 1.0) / (1 - config.held_out))
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (count, request.in_channels, *request.size), generator=generator, dtype=torch.uint8)
     grey = (0.5,) * request.in_channels
@@ -111,7 +114,8 @@ class _Steps:
     def __init__(self, request: Request, job: SearchJob) -> None:
         self.request, self.job = request, job
         # Not before the alphas learn: until then a step is half of one.
-        self.epoch, self.position = job.config.arch_start_epoch, 0
+        # Nor at the first position of an epoch, where a search may measure more than it steps.
+        self.epoch, self.position = job.config.arch_start_epoch, max(1, job.config.arch_every - 1)
         self.dtype = getattr(torch, request.dtype)
 
     def measure(self) -> dict[str, Any]:
@@ -150,8 +154,6 @@ class _Steps:
         return found
 
     def _step(self) -> None:
-        # Positions from 1: before the first step of an epoch a search may measure more than it steps.
-        self.position += 1
         if self.dtype == torch.float32:
             self.job.step(self.epoch, self.position)
         else:

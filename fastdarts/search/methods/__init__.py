@@ -17,6 +17,8 @@ from fastdarts.search.config import SearchConfig
 from fastdarts.search.methods import (
     amended,
     darts,
+    decay,
+    exponentiated,
     greedy,
     joint,
     partial,
@@ -31,9 +33,10 @@ from fastdarts.search.stopping import Restart
 
 __all__ = ["METHODS", "Method", "compose", "configure", "method"]
 
-_FAMILIES = (darts, amended, partial, progressive, smooth, robust, greedy, sampled, joint, random)
+_FAMILIES = (darts, decay, exponentiated, amended, partial, progressive, smooth, robust, greedy, sampled, joint, random)
 
 METHODS: Mapping[str, Method] = MappingProxyType({each.name: each for family in _FAMILIES for each in family.METHODS})
+"""Every search method by the name that ``--method`` takes."""
 
 # What one core searches in half a minute. Digits are 8 x 8, so three cells already reduce them to 2 x 2. One thread,
 # so that the result does not depend on the number of cores; two win nothing on such small maps (87 ms a step for 83).
@@ -87,17 +90,19 @@ def configure(name: str = "darts-first", *, data: str = "digits", **overrides: A
     if data == "digits":
         values |= {**_DIGITS, "arch_lr": _DIGITS_ARCH_LR_FACTOR * values.get("arch_lr", SearchConfig.arch_lr)}
         values |= {key: value for key, value in small.items() if key in fields}
+    options = {key: overrides.get(key, small.get(key, default)) for key, default in chosen.options.items()}
+    if chosen.epochs is not None and (data != "digits" or set(overrides) & set(chosen.options)):
+        values["epochs"] = chosen.epochs(options)
     epochs = overrides.get("epochs", values.get("epochs", SearchConfig.epochs))
     if isinstance(epochs, int):
         # A search of fewer epochs than the published one would otherwise end before its alphas have learnt.
         published = chosen.defaults.get("epochs", SearchConfig.epochs)
-        for waiting in ("arch_start_epoch", "warmup_epochs"):
+        for waiting in ("arch_start_epoch", "warmup_epochs", "waiting_epochs"):
             values[waiting] = chosen.defaults.get(waiting, 0) * epochs // published
     augmentation = default_augmentation(data)
     values |= {"crop": augmentation.crop, "flip": augmentation.flip}
     values.setdefault("cutout", augmentation.cutout)
     given = {key: value for key, value in overrides.items() if key in fields}
-    options = {key: overrides.get(key, small.get(key, default)) for key, default in chosen.options.items()}
     return SearchConfig(**({**values, "method": name, "data": data, "options": options} | given))
 
 
@@ -108,6 +113,7 @@ def compose(config: SearchConfig) -> Choices:
         UserError: for options that the method does not have, or that do not fit.
     """
     chosen = method(config.method)
+    config = dataclasses.replace(config, options={**chosen.earlier, **config.options})
     if set(config.options) != set(chosen.options):
         wrong = sorted(set(config.options) ^ set(chosen.options))
         raise UserError(f"method {config.method}: options {', '.join(wrong)} unknown or missing", "configure() it")

@@ -11,9 +11,9 @@ _DARTS = "Liu, Simonyan, Yang: DARTS, ICLR 2019"
 METHODS = (
     Method(
         "darts-one-level",
-        "alphas and weights learn together on the whole training set",
+        "alphas and weights learn together on one set of images; a tenth is held out to validate",
         f"{_DARTS}, section 3.3 (alternative optimisation strategies)",
-        {"hypergradient": "one-level", "one_level": True},
+        {"hypergradient": "one-level", "one_level": True, "held_out": 0.1},
     ),
     Method(
         "darts-first",
@@ -32,5 +32,12 @@ METHODS = (
         "bilevel, the validation loss after one unrolled weight step, by double backward",
         f"{_DARTS}, Eq. 7",
         {"hypergradient": "second-exact"},
+    ),
+    Method(
+        "darts-pt",
+        "darts-first, whose genotype is selected by what the supernet loses without an operator",
+        "Wang et al.: Rethinking Architecture Selection in Differentiable NAS, ICLR 2021, Algorithm 1",
+        {"hypergradient": "first", "space": "darts-without-none", "select": "perturbation"},
+        small={"select_tune_epochs": 1},
     ),
 )

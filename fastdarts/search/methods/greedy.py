@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from fastdarts.errors import UserError
 from fastdarts.search.choices import Choices, Guard
 from fastdarts.search.config import SearchConfig
@@ -14,7 +17,9 @@ __all__ = ["METHODS"]
 
 def _sgas(config: SearchConfig) -> Choices:
     decisions = Decisions()
-    guard = GreedyDecisions(decisions, **config.options)
+    options = dict(config.options)
+    decide_all = options.pop("decide_all")
+    guard = GreedyDecisions(decisions, **options)
     if guard.decide_from >= config.epochs:
         raise UserError(
             f"decide_from is {guard.decide_from} with {config.epochs} epochs: no edge would be decided",
@@ -23,7 +28,17 @@ def _sgas(config: SearchConfig) -> Choices:
         )
     if config.edge_normalisation:
         raise UserError("sgas with edge_normalisation: a decided edge has weight 1", "edge_normalisation false")
-    return Choices(GreedyRelaxation(decisions), guards=(guard,), derivation=GreedyDerivation(decisions))
+    return Choices(
+        GreedyRelaxation(decisions),
+        guards=(guard,),
+        derivation=GreedyDerivation(decisions),
+        check=guard.check if decide_all else None,
+    )
+
+
+def _sgas_epochs(options: Mapping[str, Any]) -> int:
+    """Up to the last of a cell's eight decisions, and five epochs after it."""
+    return int(options["decide_from"]) + 7 * int(options["decide_every"]) + 6
 
 
 def _darts_plus(config: SearchConfig) -> Choices:
@@ -47,10 +62,12 @@ METHODS = (
         "edges are decided one by one, the clearest first, and what they lost is pruned",
         "Li et al.: SGAS, CVPR 2020, criteria 1 and 2",
         {"hypergradient": "first"},
-        {"decide_from": 9, "decide_every": 5, "criterion": 1, "history": 4},
+        {"decide_from": 9, "decide_every": 5, "criterion": 1, "history": 4, "batch_increase": 8, "decide_all": True},
         # 15 epochs: 8 decisions after the 4th to the 11th, as 50 have them after the 10th to the 45th.
         {"decide_from": 3, "decide_every": 1},
         _sgas,
+        earlier={"batch_increase": 0, "decide_all": False},
+        epochs=_sgas_epochs,
     ),
     Method(
         "darts-plus",

@@ -34,6 +34,8 @@ METHODS = (
             "edge_normalisation": True,
             "arch_start_epoch": 35,
             "warmup_epochs": 5,
+            "warmup_above": 256,
+            "split_by_class": True,
             "stem": "imagenet",
             "batch_size": 1024,
             # A tenth of each class trains weights and a fortieth alphas: give the search an eighth of the images.

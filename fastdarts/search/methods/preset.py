@@ -29,6 +29,8 @@ class Method:
             ``options``; a value given instead must be of the same type.
         small: fields and options that differ where the data set is the shipped one.
         compose: makes the choices of one search.
+        earlier: options that came after runs were written without them, and the values that such runs go on with.
+        epochs: where the options decide how long a search is: from the options, the published number of epochs.
     """
 
     name: str
@@ -38,3 +40,5 @@ class Method:
     options: Mapping[str, Any] = field(default_factory=dict)
     small: Mapping[str, Any] = field(default_factory=dict)
     compose: Callable[[SearchConfig], Choices] = _plain
+    earlier: Mapping[str, Any] = field(default_factory=dict)
+    epochs: Callable[[Mapping[str, Any]], int] | None = None

@@ -22,14 +22,23 @@ def _progressive(config: SearchConfig) -> Choices:
     skip_dropout: where the dropout after skip connections starts in each stage; CIFAR-10's values of the paper. The
         authors' README starts the first stage at 0.1; CIFAR-100: 0.1, 0.2, 0.3.
     skip_decay: of that dropout, per epoch.
-    skip_limit: the most skip connections of the normal cell that is derived at the end.
+    skip_limit: the most skip connections of the normal cell that is derived at the end; the genotypes of the other
+        limits are in `others.json`.
+    wider: channels that each stage has more than ``channels``, the authors' `add_width`; none for none.
+    later_ties: whether of equal weights the later edge and operator are kept.
     """
     _check(config)
     options = config.options
     count, candidates = len(options["deeper"]), (None, *options["candidates"])
     starts = [config.epochs * index // count for index in range(count + 1)]
     steps = [
-        Step(starts[i + 1] - starts[i], config.layers + options["deeper"][i], candidates[i], options["skip_dropout"][i])
+        Step(
+            starts[i + 1] - starts[i],
+            config.layers + options["deeper"][i],
+            candidates[i],
+            options["skip_dropout"][i],
+            options["wider"][i] if options["wider"] else 0,
+        )
         for i in range(count)
     ]
     shortest = min(step.epochs for step in steps)
@@ -42,7 +51,7 @@ def _progressive(config: SearchConfig) -> Choices:
     stages = Progressive(steps)
     return Choices(
         guards=(stages,),
-        derivation=LimitedSkips(options["skip_limit"]),
+        derivation=LimitedSkips(options["skip_limit"], "later" if options["later_ties"] else "darts"),
         first=stages.first,
         skip_dropout=SkipDropout(config.arch_start_epoch, options["skip_decay"]),
     )
@@ -57,7 +66,13 @@ def _check(config: SearchConfig) -> None:
             "one for each stage, and for candidates one for each stage but the first",
             "P-DARTS has deeper=0,6,12 candidates=5,3 skip_dropout=0,0.4,0.7",
         )
+    if options["wider"] and len(options["wider"]) != len(deeper):
+        raise UserError(f"{len(options['wider'])} numbers for wider", f"{len(deeper)}, one for each stage, or none")
     _each("deeper", deeper, whole=True, least=0)
+    _each("wider", options["wider"], whole=True, least=0)
+    for wider in options["wider"]:
+        if wider % config.partial:
+            raise UserError(f"wider is {wider} with partial {config.partial}", "a multiple of partial")
     _each("candidates", candidates, whole=True, least=1)
     _each("skip_dropout", dropout, whole=False, least=0, below=1.0)
     if list(candidates) != sorted(candidates, reverse=True):
@@ -99,10 +114,13 @@ METHODS = (
             "skip_dropout": (0.0, 0.4, 0.7),
             "skip_decay": 0.2,
             "skip_limit": 2,
+            "wider": (),
+            "later_ties": True,
         },
         # Digits are 8 x 8 pixels: a fourth cell is all the depth they bear. A stage's 3 epochs of alphas are a fifth of
         # the published 15, so the dropout decays five times as fast.
         small={"deeper": (0, 0, 1), "skip_decay": 1.0},
         compose=_progressive,
+        earlier={"wider": (), "later_ties": False},
     ),
 )

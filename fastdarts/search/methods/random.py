@@ -29,11 +29,15 @@ def _random_search(config: SearchConfig) -> Choices:
 
 def _random_ws(config: SearchConfig) -> Choices:
     _needs_no_alphas(config)
-    counts = [config.options[name] for name in ("samples", "finalists", "batches")]
-    for name, count in zip(("samples", "finalists", "batches"), counts, strict=True):
+    names = ("samples", "finalists", "batches", "per_round")
+    counts = [config.options[name] for name in names]
+    for name, count in zip(names, counts, strict=True):
         if count < 1:
             raise UserError(f"{name} is {count}", "at least 1")
-    return Choices(relaxation=UniformPath(), derivation=SharedWeights(*counts))
+    with_none = config.options["with_none"]
+    samples, finalists, batches, per_round = counts
+    selection = SharedWeights(samples, finalists, batches, per_round, with_none)
+    return Choices(relaxation=UniformPath(with_none), derivation=selection)
 
 
 METHODS = (
@@ -49,9 +53,11 @@ METHODS = (
         "weights learn on a uniformly random path a step, then the best of 1000 random architectures by validation",
         "Li, Talwalkar: Random Search and Reproducibility for NAS, UAI 2019, section 3.2",
         {"hypergradient": "first"},
-        options={"samples": 1000, "finalists": 10, "batches": 10},
+        options={"samples": 1000, "finalists": 10, "batches": 10, "per_round": 1000, "with_none": False},
         # A path costs a quarter of a mixture, and every operator learns in an eighth of the steps: a minute and a half.
         small={"epochs": 60, "samples": 100, "finalists": 5},
         compose=_random_ws,
+        # All samples were one round.
+        earlier={"per_round": 2**40, "with_none": False},
     ),
 )

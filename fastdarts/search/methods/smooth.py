@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from fastdarts.search.choices import Choices
 from fastdarts.search.config import SearchConfig
-from fastdarts.search.methods import partial
 from fastdarts.search.methods.preset import Method
 from fastdarts.search.perturbation import AdversarialPerturbation, RandomPerturbation
 
 __all__ = ["METHODS"]
 
 _SMOOTH = "Chen and Hsieh: SmoothDARTS, ICML 2020"
-# First order, as the authors say where the paper does not.
-_DARTS = {"hypergradient": "first"}
-_PC_DARTS = next(each.defaults for each in partial.METHODS if each.name == "pc-darts")
+# First order, as the authors say where the paper does not; DARTS' space as they search it, without `none`.
+_DARTS = {"hypergradient": "first", "space": "darts-without-none"}
+# The settings of their script for it: DARTS', on a quarter of the channels, without edge weights and without waiting.
+_PC_DARTS = {**_DARTS, "partial": 4, "edge_normalisation": False}
 
 
 def _random(config: SearchConfig) -> Choices:
@@ -49,7 +49,7 @@ METHODS = (
     ),
     Method(
         "pc-sdarts-rs",
-        "sdarts-rs with the settings of pc-darts",
+        "sdarts-rs on a quarter of the channels",
         f"{_SMOOTH}, PC-SDARTS-RS",
         _PC_DARTS,
         _RANDOM_OPTIONS,
@@ -57,7 +57,7 @@ METHODS = (
     ),
     Method(
         "pc-sdarts-adv",
-        "sdarts-adv with the settings of pc-darts",
+        "sdarts-adv on a quarter of the channels",
         f"{_SMOOTH}, PC-SDARTS-ADV",
         _PC_DARTS,
         _ADVERSARIAL_OPTIONS,
