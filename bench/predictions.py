@@ -127,7 +127,9 @@ def main() -> None:
     if given.json is not None:
         seconds = round(time.perf_counter() - started)
         summary = {"configurations": len(rows), "equal": len(rows) - len(unequal), "seconds": seconds, "drawn": counts}
-        given.json.write_text(json.dumps({**summary, "machine": describe(), "rows": rows}, indent=1) + "\n")
+        head = json.dumps({**summary, "machine": describe()}, indent=1)[:-2]
+        lines = ",\n  ".join(json.dumps(row) for row in rows)  # a row a line
+        given.json.write_text(f'{head},\n "rows": [\n  {lines}\n ]\n}}\n')
     sys.exit(bool(unequal))
 
 
