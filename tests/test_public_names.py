@@ -12,7 +12,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 API = ROOT / "docs" / "api"
 # The command line is told by `fastdarts --help`, kernels are reached through `fastdarts.ops`, methods by their names.
-NOT_PUBLIC = {"fastdarts.cli", "fastdarts.compat", "fastdarts.kernels", "fastdarts.search.methods"}
+NOT_PUBLIC = {"fastdarts.cli", "fastdarts.cli.profiling", "fastdarts.compat", "fastdarts.kernels"}
+NOT_PUBLIC |= {"fastdarts.search.methods"}
 PUBLIC = sorted(path.stem for path in API.glob("fastdarts*.md"))
 NAMES = [(package, name) for package in PUBLIC for name in importlib.import_module(package).__all__]
 

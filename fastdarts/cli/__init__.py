@@ -1,4 +1,4 @@
-"""The command line: `fastdarts search | retrain | compare | show | runs | methods | plan | bench | doctor | ...`."""
+"""The command line: `fastdarts search | retrain | compare | show | runs | methods | plan | profile | bench | ...`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from fastdarts import __version__
-from fastdarts.cli import agree, bench, doctor, methods, options, plan, runs, select, tabulate
+from fastdarts.cli import agree, bench, doctor, methods, options, plan, profile, runs, select, tabulate
 from fastdarts.cli import searches as several
 from fastdarts.cli.printing import how_to_continue, print_result, printable_streams
 from fastdarts.errors import Diverged, Interrupted, UserError
@@ -280,6 +280,10 @@ app.command(epilog="Example: fastdarts plan --data cifar10 --method pc-darts --b
 app.command(epilog="Examples: fastdarts bench --out here.json | fastdarts bench --compare here.json there.json")(
     bench.bench
 )
+app.command(
+    epilog="Examples: fastdarts profile --eager --html page.html | fastdarts profile --data cifar10 --batch-size 16 | "
+    "fastdarts profile --sweep batch=16:64:x2 --sweep layers=4,8 --budget 2GB"
+)(profile.profile)
 app.command(epilog="Example: fastdarts tabulate --space mine.json --seeds 0,1,2 --jobs 4")(tabulate.tabulate)
 app.command()(doctor.doctor)
 

@@ -91,6 +91,8 @@ class Supernet(Trunk):
         skip_dropout: probability that an element is dropped after an identity.
         channel_sampling: with partial channels, whether each pass of a cell mixes C/K channels drawn at random instead
             of the first ones; in evaluation the first ones.
+        stacked: as of :class:`fastdarts.nn.Cell`; False is the fair layout for plain torch, each module with weights of
+            its own.
 
     Attributes:
         auxiliary_logits: [N, classes], the auxiliary head's in the last pass; None in evaluation or without a head. It
@@ -131,6 +133,7 @@ class Supernet(Trunk):
         dropout: float = 0.0,
         skip_dropout: float = 0.0,
         channel_sampling: bool = False,
+        stacked: bool = True,
     ) -> None:
         if not isinstance(space, Space):
             raise TypeError(f"space is a {type(space).__name__}; expected a Space, as fastdarts.spaces.space(name)")
@@ -151,6 +154,7 @@ class Supernet(Trunk):
                 partial=partial,
                 memory=memory,
                 channel_sampling=channel_sampling,
+                stacked=stacked,
             )
 
         super().__init__(

@@ -69,15 +69,12 @@ class PlainBackward:
 def forward(given: PlainForward, launchers: PreprocessLaunchers) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """y [N, C', ceil(H / stride), ceil(W / stride)], channels_last; mean and biased variance [C'], float64, or None."""
     plain, x, weight = given.plain, given.x, given.weight
-    window = plain.kernel, plain.stride, plain.kernel // 2
     if weight is not None:
         read, step = _read(x, plain)
         kernel = weight.detach().to(read.dtype)
-        y = _map(lambda: F.conv2d(read, kernel, None, step, window[2]), x, plain.stride)
-    elif plain.kind == "wide_max_pool":
-        y = _map(lambda: F.max_pool2d(maps.as_dense_maps(x), *window), x, plain.stride)
+        y = _map(lambda: F.conv2d(read, kernel, None, step, plain.kernel // 2), x, plain.stride)
     else:
-        y = _map(lambda: F.avg_pool2d(_dense(x), *window, count_include_pad=False), x, plain.stride)
+        y = _pooled(x, plain)
     return (y, *_moments(y, launchers)) if given.moments else (y, None, None)
 
 
@@ -91,8 +88,9 @@ def backward(given: PlainBackward) -> Tensor | None:
         index = (
             maps.empty(dy.numel(), dtype=torch.int64, device=x.device) if x.is_meta and pool is _max_gradient else None
         )
-        dx = _map(lambda: pool(dy, _dense(x), window), single, 1, x)
-        del index
+        read = _dense(x)  # a copy where x is some of the channels, on meta too
+        dx = _map(lambda: pool(dy, read, window), single, 1, x)
+        del index, read
         if not x.is_meta:
             given.dx.add_(dx)
         return None
@@ -113,6 +111,16 @@ def backward(given: PlainBackward) -> Tensor | None:
         at = given.dx if read.shape == x.shape else given.dx[:, :, :: plain.stride, :: plain.stride]
         at.add_(dx)
     return dweight
+
+
+def _pooled(x: Tensor, plain: Plain) -> Tensor:
+    """A pool of x, of which a copy is made, on meta too, where it is some of the channels."""
+    window = plain.kernel, plain.stride, plain.kernel // 2
+    if plain.kind == "wide_max_pool":
+        read = maps.as_dense_maps(x)
+        return _map(lambda: F.max_pool2d(read, *window), x, plain.stride)
+    single = _dense(x)
+    return _map(lambda: F.avg_pool2d(single, *window, count_include_pad=False), x, plain.stride)
 
 
 def _max_gradient(dy: Tensor, x: Tensor, window: Window) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import cast
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from fastdarts.errors import UserError
 from fastdarts.nn import Cell, Supernet
 from fastdarts.plan import Flops
+from fastdarts.profile.ledger import Ledger, Share, watched
 from fastdarts.profile.replay import ReplayTracker
 from fastdarts.profile.tracker import Tracker
 from fastdarts.profile.work import supernet_flops
@@ -54,7 +55,7 @@ class Usage:
         return self.peak_bytes + self.weight_bytes + self.optimiser_bytes + self.batch_bytes
 
 
-def measure(model: Supernet, images: Tensor, labels: Tensor) -> Usage:
+def measure(model: Supernet, images: Tensor, labels: Tensor, ledger: Ledger | None = None) -> Usage:
     """Run one pass of a supernet in training, forward and backward, and count its bytes.
 
     On the meta device nothing is allocated or computed, and the counts are those of a real pass.
@@ -63,6 +64,7 @@ def measure(model: Supernet, images: Tensor, labels: Tensor) -> Usage:
         model: a supernet on the images' device; its gradients are set to None.
         images: [N, C, H, W], floating.
         labels: [N], int64.
+        ledger: told whose the bytes are.
 
     Returns:
         The usage.
@@ -71,7 +73,8 @@ def measure(model: Supernet, images: Tensor, labels: Tensor) -> Usage:
     for parameter in parameters:
         parameter.grad = None
     given = [*parameters, *model.buffers()]
-    with (ReplayTracker if images.is_meta else Tracker)([*given, images, labels]) as tracker:
+    tracking = (ReplayTracker if images.is_meta else Tracker)([*given, images, labels], ledger)
+    with nullcontext() if ledger is None else watched(model, ledger), tracking as tracker:
         loss = F.cross_entropy(model(images), labels)
         kept = tracker.kept()
         loss.backward()
@@ -117,11 +120,20 @@ class Predictor:
             UserError: a batch that the supernet refuses.
         """
         if (batch, memory) not in self._found:
-            images = torch.empty(batch, self.model.in_channels, *self._size, dtype=self._dtype, device="meta")
-            labels = torch.empty(batch, dtype=torch.int64, device="meta")
-            with _mode(self.model, memory):
-                self._found[batch, memory] = measure(self.model, images, labels)
+            self._found[batch, memory] = self._measured(batch, memory)
         return self._found[batch, memory]
+
+    def shares(self, batch: int, memory: str | None = None) -> list[Share]:
+        """Whose the bytes are, by part of the network and by operation; arguments and errors as of a call."""
+        ledger = Ledger()
+        self._found[batch, memory] = self._measured(batch, memory, ledger)
+        return ledger.shares()
+
+    def _measured(self, batch: int, memory: str | None, ledger: Ledger | None = None) -> Usage:
+        images = torch.empty(batch, self.model.in_channels, *self._size, dtype=self._dtype, device="meta")
+        labels = torch.empty(batch, dtype=torch.int64, device="meta")
+        with _mode(self.model, memory):
+            return measure(self.model, images, labels, ledger)
 
 
 def largest_batch(predict: Callable[[int], Usage], budget: int, *, start: int = 2) -> int:

@@ -49,6 +49,8 @@ class ReplayTracker(Tracker):
             return result
         seen = self._seen[key]
         self.peak = max(self.peak, self.live + seen.extra)
+        if self._ledger is not None:
+            self._ledger.reached(seen.extra)
         return _made_again(seen)
 
     def __enter__(self) -> ReplayTracker:

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from fastdarts.ops import maps
+from fastdarts.profile.ledger import Ledger
 
 __all__ = ["Tracker"]
 
@@ -27,13 +28,14 @@ class Tracker(TorchDispatchMode):
 
     Args:
         given: tensors that exist anyway, such as parameters and inputs; they do not count.
+        ledger: told of every storage, for a breakdown by part and operation.
 
     Attributes:
         live: bytes that exist now.
         peak: the largest `live` so far.
     """
 
-    def __init__(self, given: Iterable[Tensor] = ()) -> None:
+    def __init__(self, given: Iterable[Tensor] = (), ledger: Ledger | None = None) -> None:
         super().__init__()
         # Held, so that no storage made later can take their identity.
         self._given = list(given)
@@ -41,6 +43,7 @@ class Tracker(TorchDispatchMode):
         self._sizes: dict[int, int] = {}
         self._kept: set[int] = set()
         self._inside = ExitStack()
+        self._ledger = ledger
         self.live = 0
         self.peak = 0
 
@@ -57,10 +60,13 @@ class Tracker(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        outer = None if self._ledger is None else self._ledger.enter(_name(func))
         result = _as_on_cpu(func, args, self.run(func, args, kwargs or {}))
         for value in tree_iter(result):
             if isinstance(value, Tensor):
                 self.see(value)
+        if self._ledger is not None and outer is not None:
+            self._ledger.op = outer
         return result
 
     def run(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -76,14 +82,22 @@ class Tracker(TorchDispatchMode):
         self._sizes[key] = storage.nbytes()
         self.live += self._sizes[key]
         self.peak = max(self.peak, self.live)
+        if self._ledger is not None:
+            self._ledger.made(key, self._sizes[key])
         weakref.finalize(storage, self._freed, key).atexit = False
 
     def kept(self) -> int:
         """Bytes of the counted storages that autograd has kept and that still exist; asked before the backward pass."""
-        return sum(self._sizes[key] for key in self._kept if key in self._sizes)
+        found = [key for key in self._kept if key in self._sizes]
+        if self._ledger is not None:
+            self._ledger.keeps(found)
+        return sum(self._sizes[key] for key in found)
 
     def _freed(self, key: int) -> None:
-        self.live -= self._sizes.pop(key)
+        size = self._sizes.pop(key)
+        self.live -= size
+        if self._ledger is not None:
+            self._ledger.freed(key, size)
         self._kept.discard(key)
 
     def _pack(self, tensor: Tensor) -> Tensor:
@@ -108,6 +122,11 @@ def _as_on_cpu(func: Callable[..., Any], args: tuple[Any, ...], result: Any) -> 
         dtype = args[0].dtype if args[1] is None else args[1].dtype
         return result[0], result[1].to(dtype), result[2].to(dtype)
     return result
+
+
+def _name(func: Callable[..., Any]) -> str:
+    """`aten.convolution` of `aten.convolution.default`."""
+    return str(func).rpartition(".")[0] or str(func)
 
 
 def _storage(tensor: Tensor) -> int:

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from fastdarts.data import Augmentation, Batches, ImageSet
 from fastdarts.errors import UserError
-from fastdarts.nn import Supernet
 from fastdarts.runs import Checkpoint, RunFolder
 from fastdarts.search.choices import Action, Begin, EpochEnd, Finished, Mixing, Rewire, Rollback, Stage, Stop
 from fastdarts.search.config import SearchConfig
@@ -24,6 +23,7 @@ from fastdarts.search.graph import new_recorder, new_step
 from fastdarts.search.interrupt import stop_on_signal, stoppable
 from fastdarts.search.levels import ON_TRAINING, part_levels, smallest_batch
 from fastdarts.search.methods import compose
+from fastdarts.search.network import build_supernet
 from fastdarts.search.progress import Progress
 from fastdarts.search.projection import check_tuning, project
 from fastdarts.search.result import SearchResult
@@ -51,6 +51,8 @@ class SearchJob:
     Raises:
         UserError: for settings or data that do not fit.
     """
+
+    stacked = True  # a measurement of plain torch gives each module weights of its own
 
     def __init__(self, config: SearchConfig, images: ImageSet, search_space: Space | None = None) -> None:
         self.config, self.title = config, f"search ({config.method})"
@@ -236,23 +238,7 @@ class SearchJob:
         """The stage's supernet and optimisers, drawn from torch's generator."""
         config, self.stage = self.config, stage
         check_cells(stage.space, stage.layers)
-        self.model = Supernet(
-            stage.space,
-            channels=config.channels + stage.wider,
-            layers=stage.layers,
-            classes=self.ends[0],
-            in_channels=self.ends[1],
-            stem=config.stem,
-            partial=config.partial,
-            edge_normalisation=config.edge_normalisation,
-            alpha_scale=config.alpha_scale,
-            alpha_mean=config.alpha_mean,
-            memory=config.memory,
-            auxiliary=config.auxiliary > 0,
-            dropout=config.dropout,
-            skip_dropout=stage.skip_dropout,
-            channel_sampling=config.channel_sampling,
-        )
+        self.model = build_supernet(config, stage, *self.ends, stacked=self.stacked)
         self.model.to(self.device)
         self.step_both = new_step(config, self.device, self.model, self.choices)
         self.step_both.set_weight_decay(self.weight_decay)
