@@ -134,7 +134,7 @@ $(VENV)/ready: pyproject.toml setup.py fastdarts/__init__.py $(shell find csrc -
 
 # An extra's own packages: to install `.[dev]` would compile the core again.
 $(VENV)/dev $(VENV)/docs: $(VENV)/ready
-	$(PIP) install --quiet --no-compile $$($(BIN)/python -c 'from importlib.metadata import requires; \
+	$(PIP) install --quiet --no-compile $$($(BIN)/python -I -c 'from importlib.metadata import requires; \
 		print(*(each.split(";")[0] for each in requires("fastdarts") if "== \"$(@F)\"" in each))')
 	@touch $@
 
