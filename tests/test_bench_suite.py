@@ -51,7 +51,7 @@ def record() -> dict[str, Any]:
         for name in ("CACHE_MIB", "MEMORY_MIB"):
             patch.setattr(machine, name, 1)
         patch.setattr(machine, "SGEMM", 32)
-        return suite.run_suite("quick", SMALL, compiled=False)
+        return suite.run_suite("quick", SMALL, compiled=False, apart=False)
 
 
 @pytest.fixture

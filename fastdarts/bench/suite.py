@@ -1,10 +1,16 @@
-"""The suite: every contender once a round, so that what the machine does meanwhile meets them alike."""
+"""The suite: every contender once a round, so that what the machine does meanwhile meets them alike.
+
+Each case has a process of its own, and each timed step follows one of the same contender: between others' steps eager
+torch takes a tenth longer, which its users do not pay.
+"""
 
 from __future__ import annotations
 
 import copy
+import multiprocessing
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from datetime import datetime, timezone
 from typing import Any
 
@@ -46,7 +52,9 @@ def chosen(names: Sequence[str]) -> tuple[Case, ...]:
     return tuple(case for case in CASES if not names or case.name in names)
 
 
-def run_suite(suite: str, cases: Sequence[Case], *, compiled: bool, label: str = "", say: Say = str) -> dict[str, Any]:
+def run_suite(
+    suite: str, cases: Sequence[Case], *, compiled: bool, label: str = "", say: Say = str, apart: bool = True
+) -> dict[str, Any]:
     """Measure the cases on the CPU.
 
     Args:
@@ -55,6 +63,7 @@ def run_suite(suite: str, cases: Sequence[Case], *, compiled: bool, label: str =
         compiled: whether `torch.compile` of the eager twin is a contender where a case has it.
         label: what the run is, where that is more than its machine.
         say: told what begins.
+        apart: whether each case has a process of its own.
 
     Returns:
         The record, as :func:`fastdarts.bench.read` reads it.
@@ -73,8 +82,10 @@ def run_suite(suite: str, cases: Sequence[Case], *, compiled: bool, label: str =
     before = roofline()
     found = []
     for case in cases:
-        say(case.title)
-        found.append(run_case(case, case.rounds[SUITES.index(suite)], compiled=compiled and case.compiled, say=say))
+        compiles = compiled and case.compiled
+        say(f"{case.title}{': torch.compile too, minutes' if compiles else ''}")
+        run = _run_apart if apart else run_case
+        found.append(run(case, case.rounds[SUITES.index(suite)], compiled=compiles))
     return {
         "format": FORMAT,
         "suite": suite,
@@ -87,7 +98,22 @@ def run_suite(suite: str, cases: Sequence[Case], *, compiled: bool, label: str =
     }
 
 
-def run_case(case: Case, rounds: int, *, compiled: bool, say: Say = str) -> dict[str, Any]:
+def _run_apart(case: Case, rounds: int, *, compiled: bool) -> dict[str, Any]:
+    core = native()
+    as_here = torch.get_num_threads(), core.isa() if core is not None else ""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context, initializer=_begin, initargs=as_here) as process:
+        return process.submit(run_case, case, rounds, compiled=compiled).result()
+
+
+def _begin(threads: int, isa: str) -> None:
+    torch.set_num_threads(threads)
+    core = native()
+    if core is not None:
+        core.choose_isa(isa)
+
+
+def run_case(case: Case, rounds: int, *, compiled: bool) -> dict[str, Any]:
     """Measure one case: agreement first, then bytes, then the rounds; arguments as of :func:`run_suite`."""
     twins = case.twins()
     contenders = ("eager", *(["compile"] if compiled else []), *MEMORY)
@@ -98,8 +124,6 @@ def run_case(case: Case, rounds: int, *, compiled: bool, say: Say = str) -> dict
         raise RuntimeError(f"{case.name}: the engine is {found}: nothing is timed")
     facts: dict[str, dict[str, Any]] = {}
     for name, step in steps.items():
-        if name == "compile":
-            say(f"{case.title}: torch.compile, minutes")
         start = time.perf_counter()
         step()
         facts[name] = {"first_seconds": time.perf_counter() - start, **step.bytes(), "seconds": []}
@@ -151,6 +175,8 @@ class _Step:
             return out, torch.autograd.grad(out, self.wanted, self._gradient)
 
     def seconds(self) -> float:
+        """Of a step that follows one of its own."""
+        self()
         start = time.perf_counter()
         self()
         return time.perf_counter() - start

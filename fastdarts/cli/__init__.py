@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from fastdarts import __version__
-from fastdarts.cli import agree, bench, doctor, methods, options, plan, profile, runs, select, tabulate
+from fastdarts.cli import agree, bench, doctor, methods, options, plan, profile, runs, select, tabulate, threads
 from fastdarts.cli import searches as several
 from fastdarts.cli.printing import how_to_continue, print_result, printable_streams
 from fastdarts.errors import Diverged, Interrupted, UserError
@@ -324,10 +324,7 @@ def _command() -> str:
 
 def main() -> None:
     """Run the command line; bad input is one line on standard error and exit code 2, divergence one and 1."""
-    # Before torch is imported: how long its threads (GNU OpenMP) spin before they sleep. Spinning, two of them keep the
-    # cores from each other as soon as another process wants one: a digits step on two threads took 0.7 s alone, with
-    # either setting, and beside one busy process 2.4 s with OpenMP's own and 1.9 s with this one.
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    threads.spin_few_turns()
     printable_streams()
     try:
         with _ended_by_signals():

@@ -12,6 +12,7 @@ import typer
 
 from fastdarts.cli import options
 from fastdarts.cli.printing import print_json
+from fastdarts.cli.threads import openmps_own_turns
 from fastdarts.errors import UserError
 from fastdarts.reading import storage_errors
 
@@ -28,7 +29,7 @@ ENVIRONMENTS = {
 }
 _NAMES = {"base": "SSE", "avx2": "AVX2", "avx512": "AVX-512"}
 
-Suite = Annotated[str, typer.Option(help="quick (3 minutes on two idle cores) or full (more rounds, torch.compile).")]
+Suite = Annotated[str, typer.Option(help="quick (4 minutes on two idle cores) or full (more rounds, torch.compile).")]
 Only = Annotated[
     list[str] | None,
     typer.Option(help="Of the suite this case: mixed-op, mixed-op-2, cell, darts, pc-darts, s2, s2-full. Repeatable."),
@@ -84,13 +85,14 @@ def bench(
         torch.set_num_threads(threads)
     cases = chosen(only or [])
     say = console()
-    record = run_suite(
-        suite,
-        cases,
-        compiled=suite == "full" if compiled is None else compiled,
-        label=_held() if isa is not None else "",
-        say=lambda text: say.print(text, soft_wrap=True, markup=False, highlight=False),
-    )
+    with openmps_own_turns():
+        record = run_suite(
+            suite,
+            cases,
+            compiled=suite == "full" if compiled is None else compiled,
+            label=_held() if isa is not None else "",
+            say=lambda text: say.print(text, soft_wrap=True, markup=False, highlight=False),
+        )
     if out is not None:
         with storage_errors(out):
             out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

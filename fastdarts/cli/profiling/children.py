@@ -9,13 +9,14 @@ import signal
 import threading
 import traceback
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from fastdarts.cli.profiling.request import Request
+from fastdarts.cli.threads import openmps_own_turns
 from fastdarts.errors import UserError
 
 __all__ = ["Outcome", "measured"]
@@ -53,7 +54,9 @@ def measured(request: Request) -> Outcome:
     # Ctrl-C reaches the whole group: the child hears nothing of it, and ends when this process says so.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        process.start()
+        # A search runs as the command line sets threads up, plain torch as its users run it.
+        with nullcontext() if request.contender == "fastdarts" else openmps_own_turns():
+            process.start()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     theirs.close()
@@ -80,7 +83,6 @@ def _outcome(kind: str, value: Any) -> Outcome:
 def _serve(pipe: Connection, request: Request) -> None:
     """In the child: measure, and send what came of it."""
     threading.Thread(target=_end_with_parent, args=(pipe,), daemon=True).start()
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     from fastdarts.cli.profiling.steps import measure_request
 
     try:
