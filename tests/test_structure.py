@@ -19,7 +19,7 @@ FLOORS = {
     "nn": 3, "hypergradient": 3,
     "ops": 2, "plan": 2, "report": 2, "data": 2,
     "reference": 1, "kernels": 1, "_C": 1, "spaces": 1, "runs": 1,
-    "errors": 0, "reading": 0, "_backend": 0, "__version__": 0,
+    "errors": 0, "reading": 0, "_backend": 0, "_moved": 0, "__version__": 0,
 }  # fmt: skip
 # What searches, judges and reports; a layer, a drop-in network or a hypergradient is to be had without it.
 LAB = {"search", "evaluate", "bench", "data", "runs", "report", "cli", "_doctor"}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
+from fastdarts._moved import moved
 from fastdarts.evaluate.compare import compare, statistics
 from fastdarts.evaluate.estimate import Estimate, estimate_searches, estimate_trainings
 from fastdarts.evaluate.methods import compare_methods
@@ -52,7 +52,4 @@ _BEFORE = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _BEFORE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module, _, renamed = _BEFORE[name].partition(":")
-    return getattr(importlib.import_module(f"{__name__}.{module}"), renamed or name)
+    return moved(__name__, _BEFORE, name)

@@ -5,9 +5,9 @@ Nothing here imports torch: a plan follows from the space alone, and every backe
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
+from fastdarts._moved import moved
 from fastdarts.plan._build import cell_plan, mixed_op_plan, unsupported
 from fastdarts.plan._calls import Work
 from fastdarts.plan._cell import Candidate, CellPlan, EdgePlan
@@ -71,7 +71,4 @@ _BEFORE = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _BEFORE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module, _, renamed = _BEFORE[name].partition(":")
-    return getattr(importlib.import_module(f"{__name__}.{module}"), renamed or name)
+    return moved(__name__, _BEFORE, name)

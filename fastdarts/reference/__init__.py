@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
+from fastdarts._moved import moved
 from fastdarts.reference.augment import augment
 from fastdarts.reference.batch_norm import batch_norm
 from fastdarts.reference.convolution import conv_7x1_1x7, dil_conv, relu_conv_bn, sep_conv
@@ -57,7 +57,4 @@ _BEFORE = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _BEFORE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module, _, renamed = _BEFORE[name].partition(":")
-    return getattr(importlib.import_module(f"{__name__}.{module}"), renamed or name)
+    return moved(__name__, _BEFORE, name)
