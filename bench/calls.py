@@ -49,14 +49,8 @@ def cell_calls(
     after: list[Call] = []
     stride = 2 if isinstance(cell.preprocess0, FactorizedReduce) else 1
     for c, size, s in ((cell.c_prev_prev, older, stride), (cell.c_prev, newer, 1)):
-        own = cell_input_calls(Map(n, c, *size, c), _outputs(cell.channels, s), s, weights=weights)
+        own = cell_input_calls(Map(n, c, *size, c), cell.channels, s, weights=weights)
         before += [*(call for call in own if not call.backward), _TRACK]
         after += [call for call in own if call.backward]
     forward, backward = ([call for call in found if call.backward is side] for side in (False, True))
     return [*before, *forward, _TRACK, *backward, *after]
-
-
-def _outputs(channels: int, stride: int) -> tuple[int, ...]:
-    if stride == 1:
-        return (channels,)
-    return tuple(part for part in (channels - channels // 2, channels // 2) if part)

@@ -9,8 +9,6 @@ import torch
 from torch import Tensor
 
 from fastdarts.ops._records import (
-    Conv,
-    Edge,
     PreprocessBackward,
     PreprocessForward,
     StencilBackward,
@@ -18,6 +16,8 @@ from fastdarts.ops._records import (
     SumBackward,
     SumForward,
     SumReduce,
+    conv_of,
+    edge_of,
 )
 from fastdarts.plan._calls import Call
 from fastdarts.plan._shapes import Map, PoolShapes, PreprocessShapes, StencilShapes, SumShapes
@@ -79,7 +79,7 @@ class _Make:
 class _Stencil:
     def __init__(self, shapes: StencilShapes, launchers: ModuleType, make: _Make) -> None:
         self.shapes, self.launchers = shapes, launchers
-        self.convs = [Conv(each.source, each.kernel, each.dilation, each.stride) for each in shapes.convolutions]
+        self.convs = list(map(conv_of, shapes.convolutions))
         self.sources = [make.map(source) for source in shapes.sources]
         c = shapes.sources[0].channels
         self.weights = (
@@ -120,9 +120,7 @@ class _Sum:
     def __init__(self, shapes: SumShapes, launchers: ModuleType, make: _Make) -> None:
         self.shapes, self.launchers = shapes, launchers
         node, count = shapes.node, len(shapes.edges)
-        self.edges = [
-            Edge(each.stride, each.skip >= 0, each.max_pool >= 0, each.avg_pool >= 0) for each in shapes.edges
-        ]
+        self.edges = list(map(edge_of, shapes.edges))
         mixed = node.channels // shapes.partial
         self.ys = [make.map(node.dense(mixed)) for _ in range(shapes.terms)]
         self.sources = [make.map(source) for source in shapes.sources]

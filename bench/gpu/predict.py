@@ -16,8 +16,8 @@ import torch
 from bench.calls import supernet_calls
 from bench.gpu.models import NETS, Net
 from fastdarts.nn import Supernet
+from fastdarts.ops._records import edge_of
 from fastdarts.plan._calls import Call
-from fastdarts.plan._schedule import InEdge
 from fastdarts.plan._shapes import StencilShapes, SumShapes
 
 __all__ = ["MODELS", "Model", "Total", "launches", "main", "network", "seconds", "total", "twice"]
@@ -91,13 +91,9 @@ def launches(call: Call) -> int:
         return 1 + 2 * shapes.weights + shapes.normalised
     if isinstance(shapes, SumShapes) and call.op in ("mixed_sum.reduce", "mixed_sum.backward"):
         # Edges of one kind and size share a launch; terms, fold and the channels' order come on top in `reduce`.
-        kinds = len({(*_kind(edge), source.height) for edge, source in zip(shapes.edges, shapes.sources, strict=True)})
+        kinds = len({(edge_of(edge), source.height) for edge, source in zip(shapes.edges, shapes.sources, strict=True)})
         return kinds + (2 + (shapes.partial > 1) if call.op == "mixed_sum.reduce" else 0)
     return _LAUNCHES.get(call.op, 1)
-
-
-def _kind(edge: InEdge) -> tuple[int, bool, bool, bool]:
-    return edge.stride, edge.skip >= 0, edge.max_pool >= 0, edge.avg_pool >= 0
 
 
 def twice(call: Call) -> int:

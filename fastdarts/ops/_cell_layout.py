@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastdarts.ops._records import Conv, Edge
+from fastdarts.ops._records import Conv, Edge, conv_of, edge_of
 from fastdarts.plan import CellPlan, Program, program
 from fastdarts.plan._program import Node as NodeCalls
 from fastdarts.plan._program import NodeBackward
@@ -222,7 +222,7 @@ class _Builder:
             return None
         return Call(
             call.sources,
-            [Conv(each.source, each.kernel, each.dilation, each.stride) for each in call.convolutions],
+            list(map(conv_of, call.convolutions)),
             tuple(each.depthwise for each in call.convolutions),
             tuple(each.pointwise for each in call.convolutions),
             tuple(each.norm for each in call.convolutions),
@@ -254,7 +254,7 @@ class _Builder:
     def _inputs(self, edges: tuple[InEdge, ...], rows: Iterable[int]) -> Inputs:
         return Inputs(
             tuple(each.source for each in edges),
-            [Edge(each.stride, each.skip >= 0, each.max_pool >= 0, each.avg_pool >= 0) for each in edges],
+            list(map(edge_of, edges)),
             self._index(rows),
             self._index(each.edge for each in edges),
         )

@@ -14,6 +14,7 @@ from typing import Protocol, TypeAlias
 
 from torch import Tensor
 
+from fastdarts.plan._schedule import Convolution, InEdge
 from fastdarts.reference.mixed_sum import Edge
 from fastdarts.reference.stencil import Conv
 
@@ -33,7 +34,19 @@ __all__ = [
     "SumLaunchers",
     "SumReduce",
     "SumReduced",
+    "conv_of",
+    "edge_of",
 ]
+
+
+def conv_of(planned: Convolution) -> Conv:
+    """A convolution of a program as launchers take it."""
+    return Conv(planned.source, planned.kernel, planned.dilation, planned.stride)
+
+
+def edge_of(planned: InEdge) -> Edge:
+    """An in-edge of a program as launchers take it."""
+    return Edge(planned.stride, planned.skip >= 0, planned.max_pool >= 0, planned.avg_pool >= 0)
 
 
 @dataclass(frozen=True, slots=True)

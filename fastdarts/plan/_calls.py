@@ -111,16 +111,16 @@ def calls(plan: CellPlan, n: int, height: int, width: int, memory: str, *, weigh
     return found
 
 
-def cell_input_calls(x: Map, outputs: tuple[int, ...], stride: int, *, weights: bool = True) -> list[Call]:
+def cell_input_calls(x: Map, channels: int, stride: int, *, weights: bool = True) -> list[Call]:
     """The calls on one of a cell's inputs: ReLU, 1x1 convolution and batch norm, forward and backward.
 
     Args:
         x: the input.
-        outputs: output channels of each weight, two for a factorised reduction.
+        channels: that come out, at stride 2 of the two halves of a factorised reduction.
         stride: 1 or 2, pixels.
         weights: whether gradients of the parameters are asked.
     """
-    shapes, what = PreprocessShapes(x, outputs, stride, weights=weights), "cell input"
+    shapes, what = PreprocessShapes(x, _halved(channels, stride), stride, weights=weights), "cell input"
     y = shapes.y.elements
     return [
         _preprocess(shapes, what, backward=False),
@@ -236,8 +236,7 @@ class _Count:
 
     def _reduction(self, reduction: Reduction) -> PreprocessShapes:
         c = self.plan.mixed
-        outputs = tuple(part for part in (c - c // 2, c // 2) if part)
-        return PreprocessShapes(self.states[reduction.source].first(c), outputs, 2, weights=self.weights)
+        return PreprocessShapes(self.states[reduction.source].first(c), _halved(c, 2), 2, weights=self.weights)
 
     def _plain(self, plain: Plain, *, backward: bool) -> Call:
         shapes = PlainShapes(self.states[plain.source].first(self.plan.mixed), self.y, plain)
@@ -284,6 +283,11 @@ class _Count:
             mixed = source.elements // shapes.partial
             total += mixed * (edge.max_pool >= 0 or edge.avg_pool >= 0) + (source.elements - mixed) * (edge.stride == 2)
         return total
+
+
+def _halved(channels: int, stride: int) -> tuple[int, ...]:
+    """Output channels of each weight: at stride 2 those of a factorised reduction's halves."""
+    return (channels,) if stride == 1 else tuple(part for part in (channels - channels // 2, channels // 2) if part)
 
 
 def _preprocess(shapes: PreprocessShapes, what: str, *, backward: bool) -> Call:
