@@ -14,6 +14,7 @@ from fastdarts.cli.printing import print_json
 from fastdarts.errors import UserError
 
 if TYPE_CHECKING:
+    from fastdarts.nn import Supernet
     from fastdarts.plan import Work
     from fastdarts.profile import Predictor, Usage
     from fastdarts.search import SearchConfig
@@ -113,23 +114,38 @@ def _notes(config: SearchConfig) -> list[str]:
 
 
 def _predictor(
-    config: SearchConfig, space: Space, size: tuple[int, int], images: Mapping[str, Any], dtype: Any
+    config: SearchConfig, space: Space, size: tuple[int, int], images: Mapping[str, int], dtype: Any
 ) -> Predictor:
-    from fastdarts.nn import Supernet
     from fastdarts.profile import Predictor
 
-    def build() -> Supernet:
-        return Supernet(
-            space,
-            channels=config.channels,
-            layers=config.layers,
-            partial=config.partial,
-            edge_normalisation=config.edge_normalisation,
-            stem=config.stem,
-            **images,
-        )
-
+    build = functools.partial(planned_supernet, config, space, images["classes"], images["in_channels"])
     return Predictor(build, size, dtype=dtype)
+
+
+def planned_supernet(
+    config: SearchConfig, space: Space, classes: int, in_channels: int, *, stacked: bool = True
+) -> Supernet:
+    """The supernet that is planned and profiled: the search's, without what a method adds to some passes."""
+    from fastdarts.nn import Supernet
+
+    return Supernet(
+        space,
+        channels=config.channels,
+        layers=config.layers,
+        partial=config.partial,
+        edge_normalisation=config.edge_normalisation,
+        stem=config.stem,
+        classes=classes,
+        in_channels=in_channels,
+        memory=config.memory,
+        stacked=stacked,
+    )
+
+
+def usage_bytes(usage: Usage) -> dict[str, int]:
+    """All of its figures in bytes, by name, and their total."""
+    values = {name: value for name, value in vars(usage).items() if name.endswith("_bytes")}
+    return values | {"total_bytes": usage.total_bytes}
 
 
 def _one_of(name: str, value: str, known: Sequence[str]) -> str:
@@ -173,8 +189,7 @@ def _verdict(usages: Mapping[str, Usage], largest: Mapping[str, int], budget: in
 
 
 def _as_json(usage: Usage, largest: int | None, budget: int | None) -> dict[str, Any]:
-    values: dict[str, Any] = {name: value for name, value in vars(usage).items() if name.endswith("_bytes")}
-    values |= {"total_bytes": usage.total_bytes, "flops": None}
+    values: dict[str, Any] = {**usage_bytes(usage), "flops": None}
     if usage.flops is not None:
         values["flops"] = {way: vars(getattr(usage.flops, way)) for way in ("forward", "backward")}
     if budget is not None:

@@ -213,9 +213,7 @@ class Asked:
 
 
 def _bytes_of(request: Request) -> dict[str, int]:
-    usage = predictor(request)(request.config.batch_size)
-    values = {name: value for name, value in vars(usage).items() if name.endswith("_bytes")}
-    return values | {"total_bytes": usage.total_bytes}
+    return planning.usage_bytes(predictor(request)(request.config.batch_size))
 
 
 def _integer(name: str, value: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fastdarts.cli.plan import planned_supernet
 from fastdarts.errors import UserError
 
 if TYPE_CHECKING:
@@ -59,21 +60,8 @@ class Request:
 
 def build(request: Request) -> Supernet:
     """The supernet that is searched, as `fastdarts plan` plans it; for plain torch each module has its own weights."""
-    from fastdarts.nn import Supernet
-
-    config = request.config
-    return Supernet(
-        request.space,
-        channels=config.channels,
-        layers=config.layers,
-        partial=config.partial,
-        edge_normalisation=config.edge_normalisation,
-        stem=config.stem,
-        classes=request.classes,
-        in_channels=request.in_channels,
-        memory=config.memory,
-        stacked=request.contender == "fastdarts",
-    )
+    stacked = request.contender == "fastdarts"
+    return planned_supernet(request.config, request.space, request.classes, request.in_channels, stacked=stacked)
 
 
 def predictor(request: Request) -> Predictor:

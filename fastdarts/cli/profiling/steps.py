@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fastdarts._backend import use_backend
+from fastdarts.cli.plan import usage_bytes
 from fastdarts.cli.profiling.request import Request, build, predictor
 from fastdarts.cli.profiling.times import by_operation
 from fastdarts.data import ImageSet
@@ -58,7 +59,7 @@ def measure_request(request: Request) -> dict[str, Any]:
     with use_backend(request.backend):
         predict = predictor(request)
         found["shares"] = {"predicted": _shares(predict.shares(config.batch_size)) if request.detail else []}
-        found["predicted"] = _usage(predict(config.batch_size))
+        found["predicted"] = usage_bytes(predict(config.batch_size))
         job = _job(request)
         found["environment"] = describe_environment(job.device, config.threads)
         with reproducible(job.device, config.threads):
@@ -66,17 +67,12 @@ def measure_request(request: Request) -> dict[str, Any]:
             # After the steps: the first pass of a process makes index constants that stay, and no later one does.
             if request.contender != "compile":  # watching a compiled network would compile another one
                 usage, shares = _pass(request, job.device)
-                found["measured"], found["shares"]["measured"] = _usage(usage), _shares(shares)
+                found["measured"], found["shares"]["measured"] = usage_bytes(usage), _shares(shares)
                 found["equal"] = found["predicted"] == found["measured"] and (
                     not request.detail or found["shares"]["predicted"] == found["shares"]["measured"]
                 )
         found["process_bytes"] = peak_bytes(job.device)
     return found
-
-
-def _usage(usage: Usage) -> dict[str, int]:
-    values = {name: value for name, value in vars(usage).items() if name.endswith("_bytes")}
-    return values | {"total_bytes": usage.total_bytes}
 
 
 def _shares(shares: list[Share]) -> list[dict[str, Any]]:
